@@ -1,0 +1,53 @@
+"""Check what the main job left: outcome, loss, equal bytes, one environment, the record. Standard library only."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def read(path: Path) -> Any:
+    """A JSON file."""
+    return json.loads(path.read_text())
+
+
+def losses(run: Path) -> list[float]:
+    """The logged losses of a run."""
+    return [json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def mean(values: list[float]) -> float:
+    """The arithmetic mean."""
+    return sum(values) / len(values)
+
+
+def model_bytes(run: Path) -> dict[str, bytes]:
+    """The weights of a run's model."""
+    return {path.name: path.read_bytes() for path in sorted((run / "model").glob("*.safetensors"))}
+
+
+def check(home: Path) -> None:
+    """Raise AssertionError with the first thing that is wrong."""
+    runs = home / "runs"
+    first, second = runs / "quickstart", runs / "quickstart-2"
+    for run in sorted(runs.iterdir()):
+        record = read(run / "provenance.json")
+        assert record["outcome"]["state"] == "SUCCEEDED", f"{run.name}: {record['outcome']}"
+        empty = [key for key in ("code", "data", "environment", "randomness", "hyperparameters", "hardware", "plugins",
+                                 "cluster", "checkpoints", "model_files", "metrics") if not record[key]]  # fmt: skip
+        assert not empty, f"{run.name}: the record does not answer {empty}"
+        print(f"{run.name}: loss {losses(run)[0]:.3f} -> {losses(run)[-1]:.3f} in {record['metrics']['steps']} steps")
+    start, end = mean(losses(first)[:3]), mean(losses(first)[-5:])
+    assert end < start * 2 / 3, f"the quickstart's loss fell from {start:.3f} to {end:.3f}: by less than a third"
+    assert model_bytes(first), "the quickstart left no weights"
+    assert model_bytes(first) == model_bytes(second), "two launches of one experiment gave different weights"
+    environments = [entry for entry in (home / "environments").iterdir() if (entry / "environment.json").exists()]
+    assert len(environments) == 1, f"one commit, but {len(environments)} environments"
+    assert all((runs / name / "model" / "adapter_config.json").exists() for name in ("lora", "qlora"))
+
+
+if __name__ == "__main__":
+    check(Path(sys.argv[1]))
+    print("the runs are as promised")

@@ -1,0 +1,62 @@
+"""A checkpoint's own record, written last, so that a directory without it is no checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from tunewright.contracts.datasets import FileRecord
+from tunewright.contracts.errors import CheckpointCorrupted, NotFound
+from tunewright.contracts.spec import Spec
+
+CHECKPOINT_FILE = "checkpoint.json"
+
+
+class CheckpointManifest(Spec):
+    """`checkpoint.json`: what the checkpoint is of, and the digest of each of its files."""
+
+    format_version: int = 1
+    step: int
+    """Optimizer steps done."""
+
+    variant: str
+    experiment_digest: str
+    dataset_digest: str
+    num_processes: int
+    """Processes that wrote it: each has its own random state in it."""
+
+    position: dict[str, Any]
+    """Where the data stood: epoch and batches done in it."""
+
+    files: tuple[FileRecord, ...]
+
+
+class CheckpointRef(Spec):
+    """A whole checkpoint."""
+
+    path: str
+    step: int
+    sha256: str
+    """SHA-256 of its `checkpoint.json`, which covers everything else."""
+
+
+def read_checkpoint_manifest(checkpoint: Path) -> CheckpointManifest:
+    """The record of the checkpoint at `checkpoint`. Raises NotFound, or CheckpointCorrupted if it cannot be read."""
+    path = checkpoint / CHECKPOINT_FILE
+    try:
+        return CheckpointManifest.model_validate_json(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        raise NotFound(f"{checkpoint}: no whole checkpoint (it has no {CHECKPOINT_FILE})") from None
+    except ValidationError as error:
+        raise CheckpointCorrupted(f"{path}: is not a checkpoint's record: {error.errors()[0]['msg']}") from None
+
+
+def verify_checkpoint(checkpoint: Path) -> CheckpointManifest:
+    """Read every file of the checkpoint and compare it with its digest; raise CheckpointCorrupted naming each that differs."""
+    manifest = read_checkpoint_manifest(checkpoint)
+    problems = [problem for record in manifest.files if (problem := record.problem(checkpoint))]
+    if problems:
+        raise CheckpointCorrupted("\n".join(problems), "remove this checkpoint; the one before it will be used")
+    return manifest

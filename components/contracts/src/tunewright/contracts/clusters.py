@@ -1,0 +1,110 @@
+"""A place a job can run: what a cluster plugin registers, and the verbs it must have."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol, runtime_checkable
+
+from tunewright.contracts.jobs import JobHandle, JobSpec, SubmissionPlan
+from tunewright.contracts.preflight import Finding
+from tunewright.contracts.registry import Registry
+from tunewright.contracts.spec import Spec
+from tunewright.contracts.status import JobStatus
+
+
+class Capability(StrEnum):
+    """What a cluster can do beyond the six verbs. Without it the core refuses in words, before anything is paid for."""
+
+    MULTINODE = "multinode"
+    """More than one node per job, with the rendezvous variables of `JobSpec`."""
+    RETRIES = "retries"
+    """Starts a failed job again up to `max_retries` times."""
+    SECRETS = "secrets"
+    """Fills in secrets by name."""
+    MEMORY_LIMIT = "memory_limit"
+    """Bounds memory and tells out-of-memory apart from other failures."""
+    IMAGES = "images"
+    """Runs container images."""
+    PEX = "pex"
+    """Runs a PEX from a path the nodes can read."""
+    ARRAY = "array"
+    """Many jobs in one submission."""
+    DEPENDS = "depends"
+    """Starts a job after another."""
+    PREEMPT_SIGNAL = "preempt_signal"
+    """Warns a job before it takes it off its node."""
+    MOUNTS = "mounts"
+    """Mounts storage into the job."""
+    URL = "url"
+    """Has a page for the job."""
+
+
+@runtime_checkable
+class Cluster(Protocol):
+    """The verbs. One object serves a whole command; it may keep a connection, opened no sooner than needed."""
+
+    def check(self) -> Sequence[Finding]:
+        """What is missing on this machine to use the cluster; empty where all is well.
+
+        Called by `doctor` and by preflight. Offline, quick, and it imports nothing heavy.
+        """
+
+    def plan(self, job: JobSpec, options: Spec) -> SubmissionPlan:
+        """Exactly what the cluster will get. Pure: no socket, file, subprocess, clock or randomness.
+
+        Equal arguments give equal bytes. Secrets appear as references. `options` is what the plugin's own
+        `options_type` made of `[cluster.options]`. Raises InvalidExperiment for what the cluster cannot do.
+        """
+
+    def submit(self, plan: SubmissionPlan, key: str) -> JobHandle:
+        """Send what `plan` gave, and nothing else.
+
+        Idempotent on `key`: a second call with the same key finds the first job, also from another process.
+        Returns once the cluster has accepted. Raises SubmissionRefused or Unavailable.
+        """
+
+    def status(self, handles: Sequence[JobHandle]) -> Mapping[JobHandle, JobStatus]:
+        """The state of each handle, in as few calls to the cluster as it allows.
+
+        A job the cluster does not know is NOT_FOUND, never an exception.
+        """
+
+    def logs(self, handle: JobHandle, replica: int = 0, follow: bool = False, since: int = 0) -> Iterator[bytes]:
+        """The exact bytes the job wrote on node `replica`, from byte `since` on, in pieces of any size.
+
+        A last line without a newline is included. With `follow` it ends when the job has ended and every byte was
+        given. A job without a log (yet) gives nothing.
+        """
+
+    def stop(self, handle: JobHandle) -> None:
+        """End the whole process tree. Idempotent; an ended or unknown job is no error. Returns when it is asked for."""
+
+
+@dataclass(frozen=True)
+class ClusterInfo:
+    """What a plugin registers: enough to list and check it, without importing what it runs on."""
+
+    name: str
+    """What users write in `cluster.name`."""
+
+    summary: str
+    """One line for `launcher plugins`."""
+
+    entry: str
+    """`package.module:Class`, imported when the cluster is chosen. Called without arguments, it gives a Cluster."""
+
+    options_type: type[Spec]
+    """Parses `[cluster.options]`; its fields and docstrings are the option's documentation."""
+
+    api: int
+    """The contracts' `API_VERSION` the plugin was written for. Another one is reported, not run."""
+
+    capabilities: frozenset[Capability] = field(default_factory=frozenset)
+
+
+class ClusterRegistry(Registry[ClusterInfo]):
+    """Passed into `tunewright_register_clusters`."""
+
+    noun = "cluster"

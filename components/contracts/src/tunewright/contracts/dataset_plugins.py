@@ -1,0 +1,59 @@
+"""What a plugin can add to the dataset-cacher: row formats and chat templates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tunewright.contracts.registry import Registry
+
+
+@dataclass(frozen=True)
+class DatasetFormat:
+    """How a row of a source becomes a conversation."""
+
+    name: str
+    """What users write in `dataset.mix.format`."""
+
+    summary: str
+
+    entry: str
+    """`package.module:function`, imported when used: `(row: Mapping) -> list[{"role", "content", ...}]`.
+
+    It raises ValueError with one sentence for a row it cannot read.
+    """
+
+    version: int
+    """Part of the cache's digest: raise it whenever the same row would give another conversation."""
+
+    api: int
+
+
+@dataclass(frozen=True)
+class ChatTemplate:
+    """A chat template: Jinja source as transformers' `apply_chat_template` takes it."""
+
+    name: str
+    """What users write in `model.chat_template`."""
+
+    source: str
+    """The Jinja text. It is part of the cache's digest and is saved with the model."""
+
+    api: int
+    summary: str = ""
+
+
+class DatasetFormatRegistry(Registry[DatasetFormat]):
+    """Passed into `tunewright_register_dataset_formats`."""
+
+    noun = "dataset format"
+
+
+class ChatTemplateRegistry(Registry[ChatTemplate]):
+    """Passed into `tunewright_register_chat_templates`."""
+
+    noun = "chat template"
+
+
+Row = Mapping[str, Any]

@@ -1,0 +1,288 @@
+"""The experiment file, typed: what a user writes in TOML, one class a table."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from tunewright.contracts.spec import Spec, digest_of
+
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
+
+EXCLUSIVE_KEYS = (("fraction", "rows"), ("num_epochs", "max_steps"), ("every_steps", "every"))
+"""Pairs of keys of one table that say the same thing in two ways: a file may have one of each."""
+
+
+def _one_of(values: Any, first: str, second: str, default: dict[str, Any], wanted: str) -> Any:
+    """`values` with `default` filled in where neither key is there; an error where both are."""
+    if not isinstance(values, dict):
+        return values
+    if values.get(first) is not None and values.get(second) is not None:
+        raise ValueError(f"`{first}` and `{second}` exclude each other: {wanted}")
+    if values.get(first) is None and values.get(second) is None:
+        return {**values, **default}
+    return values
+
+
+class EnvironmentSpec(Spec):
+    """`[environment]`: what the job runs in."""
+
+    kind: Literal["pex", "image"] = "pex"
+    """`pex` needs nothing but Python on the nodes; `image` needs a container engine."""
+
+    image: str | None = None
+    """With `kind = "image"`: a docker_image target of the repository, or a reference with a digest."""
+
+    @model_validator(mode="after")
+    def _image_goes_with_kind(self) -> EnvironmentSpec:
+        if self.kind == "image" and not self.image:
+            raise ValueError('`kind = "image"` needs `image`: a docker_image target, or a reference with a digest')
+        if self.kind == "pex" and self.image:
+            raise ValueError('`image` goes with `kind = "image"` only')
+        return self
+
+
+class ModelSpec(Spec):
+    """`[model]`: where training starts."""
+
+    name_or_path: str = Field(min_length=1)
+    """A directory, a hub id (with `revision`), or `run:NAME`: the model that run NAME left."""
+
+    revision: str | None = Field(default=None, pattern=r"^[0-9a-f]{40}$")
+    """The commit of a hub id, 40 hexadecimal digits. A branch name would not be reproducible."""
+
+    weights: Literal["pretrained", "random"] = "pretrained"
+    """`random` draws the weights from the configuration; `seed` decides them."""
+
+    chat_template: str = "tokenizer"
+    """A registered template's name, or `tokenizer` for the one the tokenizer brings."""
+
+    attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
+    """`auto` takes the fastest that is installed and exact for packed rows."""
+
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """What the forward pass computes in. Master weights of trained parameters stay float32."""
+
+
+class DatasetSource(Spec):
+    """`[[dataset.mix]]`: one source of conversations and how much of it."""
+
+    source: str = Field(min_length=1)
+    """A file, a glob, a directory, a hub id with `revision`, or an `s3://` or `gs://` URL."""
+
+    revision: str | None = Field(default=None, pattern=r"^[0-9a-f]{40}$")
+    """The commit of a hub id, 40 hexadecimal digits."""
+
+    format: str = "messages"
+    """How a row is read: `messages`, `prompt_completion`, `alpaca`, `sharegpt`, `question_answer`, or a plugin's."""
+
+    fraction: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """Share of the rows, above 0. 1.0 is all of them in order; above 1.0 repeats, with a note. Excludes `rows`."""
+
+    rows: int | None = Field(default=None, ge=1)
+    """Number of rows; more than there are repeats, with a note. Excludes `fraction`."""
+
+    train_on: Literal["assistant", "last_assistant", "all"] = "assistant"
+    """Which tokens count in the loss: every assistant turn, the last one, or everything."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fraction_or_rows(cls, values: Any) -> Any:
+        return _one_of(values, "fraction", "rows", {"fraction": 1.0}, "give a share or a number of rows")
+
+
+class DatasetSpec(Spec):
+    """`[dataset]`: what is trained on."""
+
+    max_length_tokens: int = Field(default=2048, ge=2)
+    """Tokens a sequence may have; a longer conversation is cut at the right end. Also the size of a packed row."""
+
+    packing: bool = False
+    """Put several conversations into one row of `max_length_tokens`; attention stays inside each."""
+
+    shuffle: bool = False
+    """Shuffle the rows of the cache by `seed`. The trainer shuffles each epoch anyway."""
+
+    mix: tuple[DatasetSource, ...] = Field(min_length=1)
+    """The sources, in order. At least one."""
+
+
+class TrainingSpec(Spec):
+    """`[training]`: how it is trained."""
+
+    variant: str = "full"
+    """`full`, `lora`, `qlora`, or what a plugin registers."""
+
+    num_epochs: int | None = Field(default=None, ge=1)
+    """Passes over the dataset. Excludes `max_steps`; 1 where neither is given."""
+
+    max_steps: int | None = Field(default=None, ge=1)
+    """Optimizer steps. The dataset is repeated as often as that takes."""
+
+    batch_size: int = Field(default=16, ge=1)
+    """Sequences (packed rows, with packing) per optimizer step over all processes."""
+
+    micro_batch_size: int = Field(default=1, ge=1)
+    """Sequences per forward pass of one process. Accumulation follows from `batch_size`."""
+
+    learning_rate: float = Field(default=2e-5, gt=0, allow_inf_nan=False)
+    """The peak of the schedule. Above 0."""
+
+    lr_scheduler: Literal[
+        "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt"
+    ] = "linear"
+    """The shape of the learning rate after warm-up, by transformers' names."""
+
+    warmup_ratio: float = Field(default=0.0, ge=0, le=1)
+    """Share of all steps over which the learning rate rises from 0."""
+
+    weight_decay: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """AdamW's decoupled weight decay; biases and norms are left out."""
+
+    adam_beta1: float = Field(default=0.9, ge=0, lt=1)
+    """AdamW's decay of the first moment."""
+
+    adam_beta2: float = Field(default=0.999, ge=0, lt=1)
+    """AdamW's decay of the second moment."""
+
+    adam_epsilon: float = Field(default=1e-8, gt=0)
+    """AdamW's term against division by zero."""
+
+    max_grad_norm: float = Field(default=1.0, ge=0, allow_inf_nan=False)
+    """Gradients are scaled down to this global norm. 0 turns clipping off; the norm is logged either way."""
+
+    activation_checkpointing: bool = False
+    """Compute activations again in the backward pass: less memory, about a third more time."""
+
+    log_every_steps: int = Field(default=1, ge=1)
+    """Optimizer steps between two lines of `metrics.jsonl`."""
+
+    strategy: Literal["ddp", "deepspeed_zero2", "deepspeed_zero3", "fsdp2"] = "ddp"
+    """How several processes share the work."""
+
+    options: dict[str, Any] = Field(default_factory=dict)
+    """The variant's own options; the variant checks them."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _epochs_or_steps(cls, values: Any) -> Any:
+        return _one_of(values, "num_epochs", "max_steps", {"num_epochs": 1}, "give passes or optimizer steps")
+
+
+class CheckpointSpec(Spec):
+    """`[checkpoint]`: what survives a crash."""
+
+    every_steps: int | None = Field(default=None, ge=1)
+    """Optimizer steps between checkpoints: what a killed run repeats at most. Excludes `every`."""
+
+    every: Literal["epoch"] | None = None
+    """`epoch`: a checkpoint after each pass over the data. The default."""
+
+    keep_last: int = Field(default=2, ge=1)
+    """How many checkpoints stay; older ones are removed once a newer one is whole."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _steps_or_epoch(cls, values: Any) -> Any:
+        return _one_of(values, "every_steps", "every", {"every": "epoch"}, "give steps or `epoch`")
+
+
+class TrackingSpec(Spec):
+    """`[tracking]`: where metrics go beside `metrics.jsonl`."""
+
+    to: tuple[Literal["mlflow", "tensorboard", "wandb", "trackio"], ...] = ()
+    """None by default: nothing leaves the machine unless asked for."""
+
+
+class ClusterSpec(Spec):
+    """`[cluster]`: where the job runs."""
+
+    name: str = "local"
+    """The cluster plugin."""
+
+    nodes: int = Field(default=1, ge=1)
+    """Machines."""
+
+    processes_per_node: int = Field(default=1, ge=1)
+    """Training processes on each node: the GPUs of a node, where there are GPUs."""
+
+    max_retries: int = Field(default=0, ge=0)
+    """How often a failed or preempted job is started again, from its last checkpoint."""
+
+    options: dict[str, Any] = Field(default_factory=dict)
+    """The cluster plugin's own options; the plugin checks them."""
+
+    environment: dict[str, str] = Field(default_factory=dict)
+    """Plain variables for the job. They are written down: a secret goes to `secrets`."""
+
+    secrets: dict[str, str] = Field(default_factory=dict)
+    """Variable to secret's name. The cluster fills in the value; it is never written down."""
+
+    @field_validator("environment", "secrets")
+    @classmethod
+    def _variable_names(cls, variables: dict[str, str]) -> dict[str, str]:
+        for name in variables:
+            if not name or "=" in name or "\0" in name:
+                raise ValueError(f"`{name}` is no variable name: it is empty or holds `=`")
+        return variables
+
+
+class ExperimentSpec(Spec):
+    """An experiment: everything that decides what is trained, on what, and where."""
+
+    schema_version: Literal[1] = Field(default=1, alias="schema")
+    """The version of this format."""
+
+    name: str = Field(pattern=NAME_PATTERN)
+    """Letters, digits, `.`, `_` and `-`, at most 63. Runs are named after it."""
+
+    seed: int = Field(default=17, ge=0, lt=2**32)
+    """Decides random weights, sampling, order and dropout."""
+
+    environment: EnvironmentSpec = EnvironmentSpec()
+    model: ModelSpec
+    dataset: DatasetSpec
+    training: TrainingSpec = TrainingSpec.model_validate({})
+    checkpoint: CheckpointSpec = CheckpointSpec.model_validate({})
+    tracking: TrackingSpec = TrackingSpec()
+    cluster: ClusterSpec = ClusterSpec()
+
+    @model_validator(mode="after")
+    def _batch_divides(self) -> ExperimentSpec:
+        processes = self.cluster.nodes * self.cluster.processes_per_node
+        per_pass = self.training.micro_batch_size * processes
+        if self.training.batch_size % per_pass:
+            raise ValueError(
+                f"training.batch_size ({self.training.batch_size}) must be a multiple of training.micro_batch_size "
+                f"({self.training.micro_batch_size}) x processes ({processes}) = {per_pass}"
+            )
+        return self
+
+    @property
+    def num_processes(self) -> int:
+        """Training processes over all nodes."""
+        return self.cluster.nodes * self.cluster.processes_per_node
+
+    @property
+    def accumulation_steps(self) -> int:
+        """Forward passes of each process per optimizer step."""
+        return self.training.batch_size // (self.training.micro_batch_size * self.num_processes)
+
+
+class ResolvedExperiment(Spec):
+    """An experiment whose plugin options were parsed by their owners: nothing is left to guess."""
+
+    spec: ExperimentSpec
+    """With every default filled in, plugin options included."""
+
+    project_root: str
+    """Absolute. Relative paths of the experiment start here: the repository's root, or the working directory."""
+
+    home: str
+    """Absolute: `$TUNEWRIGHT_HOME`, where runs and caches live."""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the resolved file. It does not depend on where the project lies."""
+        return digest_of(self.spec.to_document())

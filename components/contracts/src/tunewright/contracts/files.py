@@ -1,0 +1,88 @@
+"""Writing so that a crash at any moment leaves the old file or the new one, and reading by digest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+from pathlib import Path
+from typing import Any
+
+_BLOCK_BYTES = 1 << 20
+
+
+def sync_directory(directory: Path) -> None:
+    """Make renames inside `directory` survive a power cut."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_bytes_atomically(path: Path, data: bytes, mode: int = 0o644) -> None:
+    """Write `data` to a temporary name beside `path`, sync it, and rename it into place."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_directory(path.parent)
+
+
+def write_text_atomically(path: Path, text: str) -> None:
+    """`write_bytes_atomically` of UTF-8 text."""
+    write_bytes_atomically(path, text.encode())
+
+
+def write_json_atomically(path: Path, document: Any) -> None:
+    """`write_bytes_atomically` of JSON, indented, keys in the order given, with a last newline."""
+    write_text_atomically(path, json_text(document))
+
+
+def json_text(document: Any) -> str:
+    """The JSON our files hold: two spaces of indent, keys in the order given, a last newline."""
+    return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def append_line(path: Path, line: str) -> None:
+    """Append one line in one write, so that readers and other writers never see half of it."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        os.write(descriptor, f"{line}\n".encode())
+    finally:
+        os.close(descriptor)
+
+
+def sha256_of_file(path: Path) -> str:
+    """SHA-256 of the file's content, 64 hexadecimal digits. Memory does not grow with the file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def sha256_of_tree(root: Path) -> str:
+    """SHA-256 over a file, or over the relative path, mode bit and content of every file below a directory.
+
+    Links count as their target's text. Times and owners do not count.
+    """
+    if root.is_file():
+        return sha256_of_file(root)
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*")):
+        name = path.relative_to(root).as_posix()
+        if path.is_symlink():
+            digest.update(f"link {name}\0{os.readlink(path)}\0".encode())
+        elif path.is_file():
+            executable = "x" if os.access(path, os.X_OK) else "-"
+            digest.update(f"file {name}\0{executable}\0{sha256_of_file(path)}\0".encode())
+    return digest.hexdigest()

@@ -1,0 +1,227 @@
+"""The plugin host: finds plugins, keeps broken ones apart, and gives every hook a typed method.
+
+The only module that touches pluggy's dynamic side.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from importlib import metadata
+from types import ModuleType
+from typing import Any, TypeVar
+
+import pluggy
+
+from tunewright.contracts import hookspecs
+from tunewright.contracts.clusters import ClusterRegistry
+from tunewright.contracts.dataset_plugins import ChatTemplateRegistry, DatasetFormatRegistry
+from tunewright.contracts.datasets import CachedDataset, DatasetRequest
+from tunewright.contracts.environments import EnvironmentRef, EnvironmentRequest
+from tunewright.contracts.errors import BrokenPlugin, DuplicatePlugin, TunewrightError, Unavailable
+from tunewright.contracts.experiment import ResolvedExperiment
+from tunewright.contracts.preflight import Finding
+from tunewright.contracts.registry import Registry
+from tunewright.contracts.variants import VariantRegistry
+
+ENTRY_POINT_GROUP = "tunewright"
+
+AnyRegistry = TypeVar("AnyRegistry", bound="Registry[Any]")
+
+
+@dataclass(frozen=True)
+class InstalledPlugin:
+    """A plugin that was found, working or not."""
+
+    name: str
+    """The entry point's name."""
+
+    distribution: str
+    version: str
+    module: str
+    hooks: tuple[str, ...] = ()
+    """The hooks it implements, sorted."""
+
+    error: str = ""
+    """Why it is left out, or empty."""
+
+    def __str__(self) -> str:
+        return f"`{self.name}` ({self.distribution} {self.version}, {self.module})"
+
+
+def load_entry(entry: str, owner: str) -> Any:
+    """The object `package.module:name` of a plugin. Raises BrokenPlugin naming `owner` where it cannot be had."""
+    module_name, _, attribute = entry.partition(":")
+    try:
+        return getattr(importlib.import_module(module_name), attribute)
+    except Exception as error:  # whatever a plugin's import raises is the plugin's fault, and must name it
+        raise BrokenPlugin(f"plugin {owner}: cannot load {entry}: {type(error).__name__}: {error}") from error
+
+
+class PluginHost:
+    """All installed plugins. `PluginHost.discover()` is the usual way to make one."""
+
+    def __init__(self) -> None:
+        self._manager = pluggy.PluginManager(hookspecs.PROJECT)
+        self._manager.add_hookspecs(hookspecs)
+        self._plugins: dict[str, InstalledPlugin] = {}
+
+    @classmethod
+    def discover(cls) -> PluginHost:
+        """Load every entry point of the group `tunewright`.
+
+        A plugin that cannot be loaded is kept as broken, with its cause. Two different plugins with one name raise
+        DuplicatePlugin naming both.
+        """
+        host = cls()
+        for distribution, entry_point in _entry_points():
+            host._load(distribution, entry_point)
+        return host
+
+    def register(self, module: ModuleType, name: str, distribution: str = "(registered by hand)") -> None:
+        """Add a plugin without an entry point: for tests."""
+        self._register(InstalledPlugin(name, distribution, "-", module.__name__), module)
+
+    def _load(self, distribution: metadata.Distribution, entry_point: metadata.EntryPoint) -> None:
+        plugin = InstalledPlugin(entry_point.name, distribution.name, distribution.version, entry_point.value)
+        known = self._plugins.get(plugin.name)
+        if known is not None:
+            if (known.distribution, known.module) == (plugin.distribution, plugin.module):
+                return  # the same distribution, seen twice on the path
+            raise DuplicatePlugin(f"two plugins are called `{plugin.name}`: {known} and {plugin}", "uninstall one of them")
+        try:
+            module = entry_point.load()
+        except Exception as error:  # one broken plugin must not take the others with it
+            self._mark_broken(plugin, error)
+            return
+        self._register(plugin, module)
+
+    def _register(self, plugin: InstalledPlugin, module: object) -> None:
+        try:
+            self._manager.register(module, plugin.name)
+            self._manager.check_pending()
+        except Exception as error:  # a hook of a wrong name or with wrong arguments
+            if self._manager.has_plugin(plugin.name):
+                self._manager.unregister(name=plugin.name)
+            self._mark_broken(plugin, error)
+            return
+        callers = self._manager.get_hookcallers(module) or []
+        self._plugins[plugin.name] = _with(plugin, hooks=tuple(sorted(caller.name for caller in callers)))
+
+    def _mark_broken(self, plugin: InstalledPlugin, error: BaseException) -> None:
+        self._plugins[plugin.name] = _with(plugin, error=f"{type(error).__name__}: {error}")
+
+    @property
+    def installed(self) -> tuple[InstalledPlugin, ...]:
+        """Everything found, by name; broken ones with their error."""
+        # The registries find out about plugins that break while they register.
+        _ = self.clusters, self.variants
+        return tuple(self._plugins[name] for name in sorted(self._plugins))
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Each working plugin's distribution and its version, for the record."""
+        working = (plugin for plugin in self.installed if not plugin.error)
+        return {plugin.distribution: plugin.version for plugin in sorted(working, key=lambda p: p.distribution)}
+
+    @cached_property
+    def clusters(self) -> ClusterRegistry:
+        """What `tunewright_register_clusters` gave."""
+        return self._fill(ClusterRegistry(), "tunewright_register_clusters")
+
+    @cached_property
+    def variants(self) -> VariantRegistry:
+        """What `tunewright_register_variants` gave."""
+        return self._fill(VariantRegistry(), "tunewright_register_variants")
+
+    @cached_property
+    def dataset_formats(self) -> DatasetFormatRegistry:
+        """What `tunewright_register_dataset_formats` gave."""
+        return self._fill(DatasetFormatRegistry(), "tunewright_register_dataset_formats")
+
+    @cached_property
+    def chat_templates(self) -> ChatTemplateRegistry:
+        """What `tunewright_register_chat_templates` gave."""
+        return self._fill(ChatTemplateRegistry(), "tunewright_register_chat_templates")
+
+    def _fill(self, registry: AnyRegistry, hook: str) -> AnyRegistry:
+        for plugin, function in self._implementations(hook):
+            registry.plugin = str(plugin)
+            try:
+                function(register=registry)
+            except DuplicatePlugin:
+                raise
+            except Exception as error:  # the plugin is reported by name and left out
+                self._mark_broken(plugin, error)
+        return registry
+
+    def _implementations(self, hook: str) -> Iterator[tuple[InstalledPlugin, Any]]:
+        """Each working plugin's own implementation of `hook`, in the order of the plugins' names."""
+        implementations = getattr(self._manager.hook, hook).get_hookimpls()
+        for implementation in sorted(implementations, key=lambda one: one.plugin_name):
+            plugin = self._plugins[implementation.plugin_name]
+            if not plugin.error:
+                yield plugin, _with_known_arguments(implementation)
+
+    def preflight(self, experiment: ResolvedExperiment) -> list[Finding]:
+        """Every plugin's findings. One that raises becomes an error finding with its name."""
+        findings: list[Finding] = []
+        for plugin, function in self._implementations("tunewright_preflight"):
+            try:
+                findings.extend(function(experiment=experiment) or ())
+            except Exception as error:  # a plugin that cannot judge must not pass in silence
+                message = f"plugin {plugin} failed in preflight: {type(error).__name__}: {error}"
+                findings.append(Finding(code="plugin-broken", message=message))
+        return findings
+
+    def provide_environment(self, environment: EnvironmentRequest) -> EnvironmentRef:
+        """The first plugin's answer. Raises Unavailable where nobody answers."""
+        answer = self._first("tunewright_provide_environment", environment=environment)
+        if answer is None:
+            raise Unavailable(f"no installed plugin provides an environment of kind `{environment.spec.kind}`")
+        return answer  # type: ignore[no-any-return]  # pluggy's results are untyped
+
+    def provide_dataset(self, dataset: DatasetRequest, cache_root: str) -> CachedDataset:
+        """The first plugin's answer. Raises Unavailable where nobody answers."""
+        answer = self._first("tunewright_provide_dataset", dataset=dataset, cache_root=cache_root)
+        if answer is None:
+            raise Unavailable("no installed plugin provides datasets")
+        return answer  # type: ignore[no-any-return]  # pluggy's results are untyped
+
+    def _first(self, hook: str, **arguments: Any) -> Any:
+        try:
+            return getattr(self._manager.hook, hook)(**arguments)
+        except TunewrightError:
+            raise
+        except Exception as error:
+            raise BrokenPlugin(f"a plugin failed in {hook}: {type(error).__name__}: {error}") from error
+
+    def notify(self, hook: str, **arguments: Any) -> Sequence[str]:
+        """Tell every listener of an event hook. Gives one sentence for each listener that raised."""
+        complaints = []
+        for plugin, function in self._implementations(hook):
+            try:
+                function(**arguments)
+            except Exception as error:  # a listener never harms the run
+                complaints.append(f"plugin {plugin} failed in {hook}: {type(error).__name__}: {error}")
+        return complaints
+
+
+def _entry_points() -> Iterator[tuple[metadata.Distribution, metadata.EntryPoint]]:
+    """Our group's entry points with their distributions, in the order of the path and then of their names."""
+    for distribution in metadata.distributions(path=sys.path):
+        for entry_point in sorted(distribution.entry_points, key=lambda point: point.name):
+            if entry_point.group == ENTRY_POINT_GROUP:
+                yield distribution, entry_point
+
+
+def _with(plugin: InstalledPlugin, **changes: Any) -> InstalledPlugin:
+    return replace(plugin, **changes)
+
+
+def _with_known_arguments(implementation: pluggy.HookImpl) -> Any:
+    """Its function, called with only the arguments it names: pluggy's rule, kept where we call one by one."""
+    return lambda **arguments: implementation.function(**{name: arguments[name] for name in implementation.argnames})

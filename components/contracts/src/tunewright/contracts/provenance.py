@@ -1,0 +1,146 @@
+"""The record of a run: every line of the reproducibility checklist, put together from the files of the run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from tunewright.contracts.checkpoints import CHECKPOINT_FILE
+from tunewright.contracts.datasets import FileRecord
+from tunewright.contracts.files import sha256_of_file, write_json_atomically
+from tunewright.contracts.rundir import RunDir
+from tunewright.contracts.spec import Spec
+from tunewright.contracts.status import JobStatus
+
+JsonObject = dict[str, Any]
+
+
+class TrainingSummary(Spec):
+    """`training.json`: what the trainer itself saw. Written at the start and at the end of each attempt."""
+
+    started_at: str
+    ended_at: str | None = None
+    steps: int = 0
+    """Optimizer steps done."""
+
+    tokens: int = 0
+    """Tokens seen."""
+
+    first_loss: float | None = None
+    last_loss: float | None = None
+    resumed_from_step: int | None = None
+    error: str | None = None
+    """Why it ended early, in one sentence."""
+
+    seeds: JsonObject = {}
+    determinism: JsonObject = {}
+    """The flags that were set, and under `not_deterministic` a list of what was not, in words."""
+
+    hardware: JsonObject = {}
+    """CPU, memory, GPU models, driver, CUDA."""
+
+    packages: dict[str, str] = {}
+    """Every installed distribution and its version."""
+
+    python: str = ""
+    num_processes: int = 1
+    plugins: dict[str, str] = {}
+
+
+class ProvenanceRecord(Spec):
+    """`provenance.json`: enough to repeat the run and to tell whether the repetition is the same."""
+
+    schema_version: int = Field(default=1, alias="schema")
+    run: str
+    written_at: str
+    code: JsonObject
+    """Commit, branch, dirty patch and its digest."""
+
+    data: JsonObject
+    """Each source's revision or SHA-256, the cache's digest, rows, tokens, drops."""
+
+    model: JsonObject
+    """What it started from: path or id, revision, digest."""
+
+    environment: JsonObject
+    """Image digest or PEX SHA-256, lock digest, Python, packages."""
+
+    randomness: JsonObject
+    """Seeds and determinism flags, and what was not deterministic."""
+
+    hyperparameters: JsonObject
+    """The resolved experiment and its digest."""
+
+    hardware: JsonObject
+    plugins: JsonObject
+    cluster: JsonObject
+    """Name, native job id, attempts."""
+
+    checkpoints: tuple[JsonObject, ...]
+    """Those that are still there, each with the SHA-256 of its record."""
+
+    model_files: tuple[FileRecord, ...]
+    metrics: JsonObject
+    outcome: JobStatus
+
+
+def _read(path: Path) -> JsonObject:
+    try:
+        value = json.loads(path.read_bytes())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def compose_record(run_dir: RunDir, outcome: JobStatus, written_at: str) -> ProvenanceRecord:
+    """The record of the run at `run_dir`, from the files that are there. What a killed run did not write is empty."""
+    job, training, handle = _read(run_dir.job), _read(run_dir.training), _read(run_dir.handle)
+    environment, dataset, origin = _read(run_dir.environment), _read(run_dir.dataset), job.get("origin") or {}
+    return ProvenanceRecord(
+        run=run_dir.name,
+        written_at=written_at,
+        code=origin.get("code", {}),
+        data=dataset,
+        model=job.get("model") or {},
+        environment={**environment, "python": training.get("python"), "packages": training.get("packages", {})},
+        randomness={"seeds": training.get("seeds", {}), "determinism": training.get("determinism", {})},
+        hyperparameters=_read(run_dir.resolved),
+        hardware=training.get("hardware", {}),
+        plugins={"launcher": origin.get("plugins", {}), "trainer": training.get("plugins", {})},
+        cluster={
+            "name": handle.get("cluster"),
+            "native_id": handle.get("native_id"),
+            "resources": job.get("resources", {}),
+            "launched_by": {key: origin.get(key) for key in ("user", "host")},
+        },
+        checkpoints=tuple(_checkpoint_lines(run_dir)),
+        model_files=tuple(_model_files(run_dir)),
+        metrics={key: training.get(key) for key in _SUMMARY_KEYS},
+        outcome=outcome,
+    )
+
+
+_SUMMARY_KEYS = (
+    "started_at", "ended_at", "steps", "tokens", "first_loss", "last_loss", "resumed_from_step", "num_processes", "error",
+)  # fmt: skip
+
+
+def _checkpoint_lines(run_dir: RunDir) -> list[JsonObject]:
+    paths = sorted(run_dir.checkpoints.glob(f"step-*/{CHECKPOINT_FILE}"))
+    return [
+        {"path": path.parent.relative_to(run_dir.path).as_posix(), "step": _read(path).get("step"), "sha256": sha256_of_file(path)}
+        for path in paths
+    ]
+
+
+def _model_files(run_dir: RunDir) -> list[FileRecord]:
+    files = sorted(path for path in run_dir.model.rglob("*") if path.is_file() and not path.name.startswith("."))
+    return [FileRecord.of(run_dir.model, path.relative_to(run_dir.model).as_posix()) for path in files]
+
+
+def write_record(run_dir: RunDir, record: ProvenanceRecord) -> None:
+    """Write `provenance.json`, last of all."""
+    write_json_atomically(run_dir.provenance, record.to_document())
