@@ -29,7 +29,7 @@ def may_import(*addresses):
 
 def third_party(*names):
     """Addresses of third-party packages, in every resolve that has them."""
-    return tuple(f"//3rdparty/python:*#{name}" for name in names)
+    return tuple(f"//3rdparty/python/*#{name}" for name in names)
 
 
 def distribution(resolves=("tools",), job_only_module=None):
@@ -53,3 +53,53 @@ def distribution(resolves=("tools",), job_only_module=None):
         env_vars=["SOURCE_DATE_EPOCH=315532800"],
     )
     files(name="papers", sources=["*.md", "pyproject.toml"])  # noqa: F821
+
+
+# What makes plugins be found: the metadata, and the code that it names.
+LIGHT_PLUGINS = (
+    "//components/contracts:dist-info",
+    "//components/dataset-cacher:dist-info",
+    "//components/dataset-cacher:lib",
+    "//components/env-builder:dist-info",
+    "//components/env-builder:lib",
+    "//components/launcher:dist-info",
+    "//plugins/cluster-local:dist-info",
+    "//plugins/cluster-local:lib",
+    "//trainers/full:dist-info",
+    "//trainers/full:lib@resolve=tools",
+    "//trainers/lora:dist-info",
+    "//trainers/lora:lib@resolve=tools",
+    "//trainers/qlora:dist-info",
+    "//trainers/qlora:lib@resolve=tools",
+)
+JOB_PLUGINS = (
+    "//components/contracts:dist-info",
+    "//components/trainer:dist-info",
+    "//trainers/full:dist-info",
+    "//trainers/full:job",
+    "//trainers/full:lib@resolve=train-cpu",
+    "//trainers/lora:dist-info",
+    "//trainers/lora:job",
+    "//trainers/lora:lib@resolve=train-cpu",
+    "//trainers/qlora:dist-info",
+    "//trainers/qlora:job",
+    "//trainers/qlora:lib@resolve=train-cpu",
+)
+
+
+def light_tests(*dependencies, helpers=False, timeout=600, **kwargs):
+    """Tests of what runs outside the job. `dependencies`: files they read, and plugins they need to be found."""
+    _tests("tools", dependencies, helpers, timeout, kwargs)
+
+
+def job_tests(*dependencies, helpers=False, timeout=900, **kwargs):
+    """Tests of what runs inside the job, with torch."""
+    _tests("train-cpu", dependencies, helpers, timeout, kwargs)
+
+
+def _tests(resolve, dependencies, helpers, timeout, kwargs):
+    python_tests(  # noqa: F821
+        name="tests", sources=["test_*.py"], resolve=resolve, dependencies=list(dependencies), timeout=timeout, **kwargs
+    )
+    if helpers:
+        python_test_utils(name="helpers", sources=["*.py", "!test_*.py"], resolve=resolve)  # noqa: F821

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic_core import ErrorDetails  # pants: no-infer-dep  (comes with pydantic)
 
 from tunewright.contracts.errors import InvalidExperiment, NotFound, Problem, UsageError
 from tunewright.contracts.experiment import EXCLUSIVE_KEYS, ExperimentSpec, ModelSpec
