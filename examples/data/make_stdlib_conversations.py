@@ -52,7 +52,7 @@ MODULES = """
 """
 
 # Addresses of objects, and paths and hosts that have no place in a data set.
-UNWANTED = re.compile(r"\b0x[0-9a-f]{6,}|/(?:usr|home|root|tmp|opt|var|etc)\b|pypi\.org|pythonhosted", re.IGNORECASE)
+UNWANTED = re.compile(r"\b0x[0-9a-f]{6,}|/(?:usr|home|root|tmp|opt|var|etc)\b|py(?:pi\.|thonhosted)", re.IGNORECASE)
 
 SYSTEM_MESSAGES = (
     "You are a helpful assistant for Python programmers.",
