@@ -44,6 +44,11 @@ def distribution(resolves=("tools",), job_only_module=None):
     if job_only_module:
         python_sources(name="job", sources=[job_only_module], resolve="train-cpu")  # noqa: F821
         own += [":job", *JOB_ONLY]
+        # The light half names it by a string only: the same file must be importable where there is no torch.
+        __dependents_rules__(  # noqa: F821
+            ({"type": python_sources, "name": "job"}, "!<python_sources>[/**:lib]", "*"),  # noqa: F821
+            ("*", "*"),
+        )
     python_dist_info(name="dist-info", commit=env("TUNEWRIGHT_COMMIT", ""))  # noqa: F821
     python_distribution(  # noqa: F821
         name="wheel",

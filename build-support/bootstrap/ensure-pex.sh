@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # Makes the Pex PEX that [pex-cli] in pants.toml names, out of the pex wheel that pex.lock pins.
 # The same bytes come out on any machine: files stored uncompressed, fixed times, modes of umask 022.
-# usage: ensure-pex.sh [PYTHON]
+# usage: ensure-pex.sh [PYTHON [DIRECTORY]]
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(cd "$here/../.." && pwd)
 version=$(sed -n 's/^pex==\([^ ]*\).*/\1/p' "$here/pex.lock")
-out=$root/.pants.bootstrap.d/pex-$version.pex
+out=${2:-$root/.pants.bootstrap.d}/pex-$version.pex
 [ -f "$out" ] && exit 0
 python=${1:-python3.11}
 umask 022

@@ -1,0 +1,74 @@
+"""`launcher plugins`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import click
+
+from tunewright.contracts.clusters import ClusterInfo
+from tunewright.contracts.plugins import PluginHost
+from tunewright.contracts.spec import Spec, field_descriptions
+from tunewright.contracts.variants import VariantInfo
+from tunewright.launcher.commands.options import as_json, print_json
+
+
+@click.command()
+@as_json
+def plugins(as_json: bool) -> None:
+    """List what is installed: plugins, clusters, variants, with their options; broken ones with the cause."""
+    document = installed(PluginHost.discover())
+    if as_json:
+        print_json(document)
+        return
+    for plugin in document["plugins"]:
+        click.echo(f"{plugin['name']}  {plugin['distribution']} {plugin['version']}  {plugin['module']}")
+        click.echo(f"    BROKEN: {plugin['error']}" if plugin["error"] else f"    {', '.join(plugin['hooks'])}")
+    for kind in ("clusters", "variants"):
+        click.echo(f"\n{kind}")
+        for entry in document[kind]:
+            click.echo(f"  {entry['name']}  {entry['summary']}")
+            if entry.get("capabilities"):
+                click.echo(f"      can: {', '.join(entry['capabilities'])}")
+            for option in entry["options"]:
+                click.echo(f"      {option['name']} = {option['default']!r}  {option['description']}")
+
+
+def installed(host: PluginHost) -> dict[str, Any]:
+    """Everything that was found."""
+    return {
+        "plugins": [asdict(plugin) for plugin in host.installed],
+        "clusters": [_cluster(info) for info in host.clusters],
+        "variants": [_variant(info) for info in host.variants],
+    }
+
+
+def _cluster(info: ClusterInfo) -> dict[str, Any]:
+    capabilities = sorted(capability.value for capability in info.capabilities)
+    return {"name": info.name, "summary": info.summary, "capabilities": capabilities, "options": _options(info.options_type)}
+
+
+def _variant(info: VariantInfo) -> dict[str, Any]:
+    strategies = sorted(info.strategies)
+    return {"name": info.name, "summary": info.summary, "strategies": strategies, "options": _options(info.options_type)}
+
+
+def _options(options_type: type[Spec]) -> list[dict[str, Any]]:
+    descriptions = _descriptions(options_type)
+    return [
+        {
+            "name": name,
+            "default": None if field.is_required() else field.get_default(call_default_factory=True, validated_data={}),
+            "required": field.is_required(),
+            "description": descriptions.get(name, "").split("\n")[0],
+        }
+        for name, field in options_type.model_fields.items()
+    ]
+
+
+def _descriptions(options_type: type[Spec]) -> dict[str, str]:
+    try:
+        return field_descriptions(options_type)
+    except (OSError, TypeError):  # a plugin without its source
+        return {}

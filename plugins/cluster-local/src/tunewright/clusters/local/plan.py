@@ -1,0 +1,27 @@
+"""From a job to what the supervisor gets: one JSON file. Pure."""
+
+from __future__ import annotations
+
+from tunewright.clusters.local.options import LocalOptions
+from tunewright.contracts.errors import InvalidExperiment, Problem
+from tunewright.contracts.files import json_text
+from tunewright.contracts.jobs import JobSpec, PlannedFile, SubmissionPlan
+
+PLAN_FILE = "process.json"
+
+
+def plan_process(job: JobSpec, options: LocalOptions) -> SubmissionPlan:
+    """The plan of `job`. Secrets stand in it by name. Raises InvalidExperiment for more than one node."""
+    if job.resources.nodes != 1:
+        problem = Problem("cluster.nodes", f"cluster `local` runs one node, got {job.resources.nodes}")
+        raise InvalidExperiment.from_problems("experiment", [problem])
+    process = {
+        "arguments": list(job.command),
+        "variables": dict(sorted(job.variables.items())),
+        "secrets": dict(sorted(job.secrets.items())),
+        "run_dir": job.run_dir,
+        "log": f"{job.run_dir}/logs/replica-0.log",
+        "max_retries": job.max_retries,
+        **options.to_document(),
+    }
+    return SubmissionPlan(cluster="local", run=job.run, files=(PlannedFile(name=PLAN_FILE, text=json_text(process)),))
