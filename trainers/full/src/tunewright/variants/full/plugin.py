@@ -1,0 +1,21 @@
+"""Registers variant `full`."""
+
+from __future__ import annotations
+
+from tunewright.contracts.hookspecs import hookimpl
+from tunewright.contracts.variants import VariantInfo, VariantRegistry
+from tunewright.variants.full.options import FullOptions
+
+
+@hookimpl
+def tunewright_register_variants(register: VariantRegistry) -> None:
+    """Add `full`."""
+    register.add(
+        VariantInfo(
+            name="full",
+            summary="every weight",
+            entry="tunewright.variants.full.variant:FullVariant",
+            options_type=FullOptions,
+            api=1,
+        )
+    )

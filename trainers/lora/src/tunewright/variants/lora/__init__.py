@@ -1,0 +1,1 @@
+"""Trains low-rank adapters on frozen weights."""

@@ -1,0 +1,21 @@
+"""Registers variant `lora`."""
+
+from __future__ import annotations
+
+from tunewright.contracts.hookspecs import hookimpl
+from tunewright.contracts.variants import VariantInfo, VariantRegistry
+from tunewright.variants.lora.options import LoraOptions
+
+
+@hookimpl
+def tunewright_register_variants(register: VariantRegistry) -> None:
+    """Add `lora`."""
+    register.add(
+        VariantInfo(
+            name="lora",
+            summary="low-rank adapters on frozen weights",
+            entry="tunewright.variants.lora.variant:LoraVariant",
+            options_type=LoraOptions,
+            api=1,
+        )
+    )

@@ -1,0 +1,1 @@
+"""Trains low-rank adapters on weights frozen in four bits."""
