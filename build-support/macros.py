@@ -10,7 +10,7 @@ JOB_ONLY = (
     "!!3rdparty/python:train-cpu#safetensors",
     "!!3rdparty/python:train-cpu#torch",
     "!!3rdparty/python:train-cpu#transformers",
-    "!!components/trainer:lib",
+    "!!components/trainer/src:lib",
 )
 
 
@@ -32,23 +32,31 @@ def third_party(*names):
     return tuple(f"//3rdparty/python/*#{name}" for name in names)
 
 
-def distribution(resolves=("tools",), job_only_module=None):
-    """The targets of one distribution: sources, metadata, wheel, papers. Name and version come from pyproject.toml."""
+def sources(resolves=("tools",), job_only_module=None):
+    """The code of one distribution: stands in its `src/BUILD`, since Pants takes a BUILD file's folder for the root.
+
+    `job_only_module` imports torch: it is kept out of everything but the job.
+    """
     kept_apart = [f"!{job_only_module}"] if job_only_module else []
     python_sources(  # noqa: F821
         name="lib",
-        sources=["src/**/*.py", *kept_apart],
+        sources=["**/*.py", *kept_apart],
         resolve=parametrize(*resolves) if len(resolves) > 1 else resolves[0],  # noqa: F821
     )
-    own = [f":lib@resolve={resolve}" for resolve in resolves] if len(resolves) > 1 else [":lib"]
     if job_only_module:
         python_sources(name="job", sources=[job_only_module], resolve="train-cpu")  # noqa: F821
-        own += [":job", *JOB_ONLY]
         # The light half names it by a string only: the same file must be importable where there is no torch.
         __dependents_rules__(  # noqa: F821
             ({"type": python_sources, "name": "job"}, "!<python_sources>[/**:lib]", "*"),  # noqa: F821
             ("*", "*"),
         )
+
+
+def distribution(resolves=("tools",), has_job_module=False):
+    """Metadata, wheel and papers of one distribution. Name and version come from pyproject.toml."""
+    own = [f"./src:lib@resolve={resolve}" for resolve in resolves] if len(resolves) > 1 else ["./src:lib"]
+    if has_job_module:
+        own += ["./src:job", *JOB_ONLY]
     python_dist_info(name="dist-info", commit=env("TUNEWRIGHT_COMMIT", ""))  # noqa: F821
     python_distribution(  # noqa: F821
         name="wheel",
@@ -64,31 +72,31 @@ def distribution(resolves=("tools",), job_only_module=None):
 LIGHT_PLUGINS = (
     "//components/contracts:dist-info",
     "//components/dataset-cacher:dist-info",
-    "//components/dataset-cacher:lib",
+    "//components/dataset-cacher/src:lib",
     "//components/env-builder:dist-info",
-    "//components/env-builder:lib",
+    "//components/env-builder/src:lib",
     "//components/launcher:dist-info",
     "//plugins/cluster-local:dist-info",
-    "//plugins/cluster-local:lib",
+    "//plugins/cluster-local/src:lib",
     "//trainers/full:dist-info",
-    "//trainers/full:lib@resolve=tools",
+    "//trainers/full/src:lib@resolve=tools",
     "//trainers/lora:dist-info",
-    "//trainers/lora:lib@resolve=tools",
+    "//trainers/lora/src:lib@resolve=tools",
     "//trainers/qlora:dist-info",
-    "//trainers/qlora:lib@resolve=tools",
+    "//trainers/qlora/src:lib@resolve=tools",
 )
 JOB_PLUGINS = (
     "//components/contracts:dist-info",
     "//components/trainer:dist-info",
     "//trainers/full:dist-info",
-    "//trainers/full:job",
-    "//trainers/full:lib@resolve=train-cpu",
+    "//trainers/full/src:job",
+    "//trainers/full/src:lib@resolve=train-cpu",
     "//trainers/lora:dist-info",
-    "//trainers/lora:job",
-    "//trainers/lora:lib@resolve=train-cpu",
+    "//trainers/lora/src:job",
+    "//trainers/lora/src:lib@resolve=train-cpu",
     "//trainers/qlora:dist-info",
-    "//trainers/qlora:job",
-    "//trainers/qlora:lib@resolve=train-cpu",
+    "//trainers/qlora/src:job",
+    "//trainers/qlora/src:lib@resolve=train-cpu",
 )
 
 
