@@ -42,7 +42,7 @@ max_steps = 1
         ("dataset.mix.0.fraction=0", 78, ["dataset.mix[0].fraction", "above 0"]),
         ("dataset.mix.0.fraction=-0.5", 78, ["dataset.mix[0].fraction", "-0.5"]),
         ("cluster.nodes=0", 78, ["cluster.nodes", "at least 1"]),
-        ("cluster.nodes=2", 77, ["cluster.nodes", "local"]),
+        ("cluster.nodes=2 training.micro_batch_size=1", 77, ["cluster.nodes", "local"]),
         ("cluster.options.memry_gib=1", 78, ["cluster.options.memry_gib", "memory_gib"]),
         ("no-equals-sign", 64, ["no-equals-sign", "="]),
     ],
@@ -51,7 +51,8 @@ def test_a_wrong_value_is_named_with_what_is_allowed(
     assignment: str, code: int, words: list[str], project: Project
 ) -> None:
     before = files_below(project.home / "runs")
-    result = project.launcher("launch", "examples/quickstart.toml", "--set", assignment, expect=code)
+    assignments = [part for one in assignment.split() for part in ("--set", one)]
+    result = project.launcher("launch", "examples/quickstart.toml", *assignments, expect=code)
     assert [word for word in words if word not in result.stderr] == [], result.stderr
     assert files_below(project.home / "runs") == before
 
