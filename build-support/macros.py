@@ -76,6 +76,7 @@ LIGHT_PLUGINS = (
     "//components/env-builder:dist-info",
     "//components/env-builder/src:lib",
     "//components/launcher:dist-info",
+    "//components/launcher/src:lib",
     "//plugins/cluster-local:dist-info",
     "//plugins/cluster-local/src:lib",
     "//trainers/full:dist-info",

@@ -18,12 +18,20 @@ class CheckpointManifest(Spec):
     """`checkpoint.json`: what the checkpoint is of, and the digest of each of its files."""
 
     format_version: int = 1
+    """The version of this record and of the checkpoint's layout."""
+
     step: int
     """Optimizer steps done."""
 
     variant: str
+    """The training variant that wrote it."""
+
     experiment_digest: str
+    """Digest of the resolved experiment it belongs to: a checkpoint of another one is not resumed from."""
+
     dataset_digest: str
+    """Digest of the dataset cache `position` counts in."""
+
     num_processes: int
     """Processes that wrote it: each has its own random state in it."""
 
@@ -31,13 +39,18 @@ class CheckpointManifest(Spec):
     """Where the data stood: epoch and batches done in it."""
 
     files: tuple[FileRecord, ...]
+    """Every file of the checkpoint but this record, with its digest."""
 
 
 class CheckpointRef(Spec):
     """A whole checkpoint."""
 
     path: str
+    """Absolute path of its directory."""
+
     step: int
+    """Optimizer steps done."""
+
     sha256: str
     """SHA-256 of its `checkpoint.json`, which covers everything else."""
 

@@ -102,6 +102,7 @@ class ClusterInfo:
     """The contracts' `API_VERSION` the plugin was written for. Another one is reported, not run."""
 
     capabilities: frozenset[Capability] = field(default_factory=frozenset)
+    """What it can do beyond the six verbs. What is not listed is refused in preflight, in words."""
 
 
 class ClusterRegistry(Registry[ClusterInfo]):

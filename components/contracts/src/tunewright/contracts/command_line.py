@@ -5,14 +5,15 @@ Nothing heavy is imported before a command that needs it is chosen, so `--help` 
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import os
 import sys
-from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn, TypeVar
 
 import click
+
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 EXIT_USAGE = 64
 EXIT_INTERRUPTED = 130
@@ -71,7 +72,7 @@ def version_text(distribution: str) -> str:
     return f"{distribution} {found.version} (commit {commit})"
 
 
-def version_option(distribution: str) -> Any:
+def version_option(distribution: str) -> Callable[[Command], Command]:
     """`--version` for the component `distribution`."""
 
     def show(context: click.Context, _parameter: click.Parameter, value: bool) -> None:
@@ -91,6 +92,7 @@ def run_command_line(command: click.Command, program: str, arguments: Sequence[s
     """
     from tunewright.contracts.errors import TunewrightError
 
+    stdout = sys.stdout
     try:
         code = command.main(args=arguments, prog_name=program, standalone_mode=False)
     except click.exceptions.Exit as error:
@@ -107,10 +109,15 @@ def run_command_line(command: click.Command, program: str, arguments: Sequence[s
     except TunewrightError as error:
         click.echo(f"{click.style('error:', fg='red', bold=True)} {error}", err=True)
         code = error.exit_code
-    except BrokenPipeError:
-        # The reader of our output went away (`| head`): no fault of anyone. Python would complain at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
-    with contextlib.suppress(BrokenPipeError):
+    except SystemExit as ended:
+        # Where the reader of our output went away (`| head`) click ends with 1 and puts a quieter stdout in place: no
+        # fault of anyone.
+        if sys.stdout is stdout:
+            raise
+        code = 0 if ended.code == 1 else ended.code
+    try:
         sys.stdout.flush()
+    except BrokenPipeError:
+        # As above, found out at the last moment. Python would complain at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code if isinstance(code, int) else 0)

@@ -17,6 +17,7 @@ class DatasetFormat:
     """What users write in `dataset.mix.format`."""
 
     summary: str
+    """One line for people: what a row looks like."""
 
     entry: str
     """`package.module:function`, imported when used: `(row: Mapping) -> list[{"role", "content", ...}]`.
@@ -28,6 +29,7 @@ class DatasetFormat:
     """Part of the cache's digest: raise it whenever the same row would give another conversation."""
 
     api: int
+    """The contracts' `API_VERSION` the plugin was written for."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,10 @@ class ChatTemplate:
     """The Jinja text. It is part of the cache's digest and is saved with the model."""
 
     api: int
+    """The contracts' `API_VERSION` the plugin was written for."""
+
     summary: str = ""
+    """One line for people."""
 
 
 class DatasetFormatRegistry(Registry[DatasetFormat]):

@@ -8,6 +8,7 @@ A cache is a directory `<cache_root>/<digest>/` with
                             `row` (uint32: index of the row within its source)
     packing.arrow           the packing plan: column `rows`, a list of uint32 row numbers of the cache for each packed row
     statistics.json         counts and lengths, for people
+    tokenizer.json          the tokenizer that gave the ids, so that a cache can be read as text on its own
     manifest.json           written last; a directory without it is not a cache
 """
 
@@ -30,6 +31,8 @@ class DatasetRequest(Spec):
     """The question: this mix, tokenized with this tokenizer and template."""
 
     dataset: DatasetSpec
+    """The experiment's `[dataset]`."""
+
     tokenizer: str
     """Absolute path of the directory with the tokenizer's files, or a hub id."""
 
@@ -81,7 +84,10 @@ class FileRecord(Spec):
     """Path relative to the directory of the record."""
 
     bytes: int
+    """Its size."""
+
     sha256: str
+    """SHA-256 of its content, 64 hexadecimal digits."""
 
     @classmethod
     def of(cls, directory: Path, file: str) -> FileRecord:
@@ -104,8 +110,13 @@ class ShardRecord(FileRecord):
     """One token shard."""
 
     rows: int
+    """Conversations in it."""
+
     tokens: int
+    """Tokens in it."""
+
     trained_tokens: int
+    """Tokens in it that count in the loss."""
 
 
 class DatasetManifest(Spec):
@@ -115,6 +126,8 @@ class DatasetManifest(Spec):
     """Version of the cache's layout and of what our own code decides."""
 
     digest: str
+    """SHA-256 of `key`; the name of the cache's directory."""
+
     key: dict[str, Any]
     """Everything the digest covers, readable: `digest == digest_of(key)`."""
 
@@ -125,22 +138,42 @@ class DatasetManifest(Spec):
     """One more than the largest token id the tokenizer can give."""
 
     eos_token_id: int | None
+    """The tokenizer's end-of-sequence token, None where it has none."""
+
     pad_token_id: int | None
+    """The tokenizer's padding token, None where it has none."""
+
     rows: int
+    """Conversations in all shards."""
+
     tokens: int
+    """Tokens in all shards."""
+
     trained_tokens: int
+    """Tokens in all shards that count in the loss."""
+
     dropped: dict[str, int] = {}
+    """Rows left out, by reason."""
+
     sources: tuple[dict[str, Any], ...] = ()
     """As in `CachedDataset.sources`, with what each contributed and dropped."""
 
     shards: tuple[ShardRecord, ...] = Field(min_length=1)
+    """The token shards, in the order of their rows."""
+
     packing: FileRecord
+    """`packing.arrow`."""
+
     statistics: FileRecord
+    """`statistics.json`."""
+
+    tokenizer: FileRecord | None = None
+    """The tokenizer's own `tokenizer.json`. None in a cache that was made elsewhere, without one."""
 
     @property
     def files(self) -> tuple[FileRecord, ...]:
         """Every file this manifest vouches for."""
-        return (*self.shards, self.packing, self.statistics)
+        return (*self.shards, self.packing, self.statistics, *([self.tokenizer] if self.tokenizer else []))
 
 
 def read_manifest(cache: Path) -> DatasetManifest:

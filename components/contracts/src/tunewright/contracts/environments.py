@@ -28,6 +28,8 @@ class EnvironmentRequest(Spec):
     """The question: an environment for this code."""
 
     spec: EnvironmentSpec
+    """The experiment's `[environment]`."""
+
     project_root: str
     """Absolute path of the checkout."""
 
@@ -35,6 +37,8 @@ class EnvironmentRequest(Spec):
     """Absolute path of `$TUNEWRIGHT_HOME`: environments are kept below it."""
 
     code: CodeOrigin
+    """The code it is made of."""
+
     plan_only: bool = False
     """Only say what it would be: build nothing, write nothing, open no socket."""
 
@@ -43,6 +47,8 @@ class EnvironmentRef(Spec):
     """The answer: an environment a job can be started in. Written to `environment.json`."""
 
     kind: Literal["pex", "image"]
+    """What `reference` is: a PEX or an image."""
+
     key: str
     """SHA-256 of everything that decides the environment. Known before it is built."""
 

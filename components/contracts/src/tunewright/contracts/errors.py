@@ -11,6 +11,7 @@
     │   ├── EnvironmentBuildFailed
     │   └── SubmissionRefused
     ├── RunStopped (RuntimeError)          75   stopped or preempted: trying again may help
+    ├── TrainingDiverged (ArithmeticError)  1   the loss or a gradient is not a finite number
     ├── PreflightFailed (RuntimeError)     77   carries the report
     └── InvalidExperiment (ValueError)     78   the file, an option or a plugin is wrong; carries every problem
         ├── UnknownPlugin (LookupError)         carries the name asked for and the names installed
@@ -113,6 +114,12 @@ class RunStopped(TunewrightError, RuntimeError):
     """The run was stopped or preempted before its end."""
 
     exit_code = 75
+
+
+class TrainingDiverged(TunewrightError, ArithmeticError):
+    """The loss or a gradient is not a finite number any more. The message names the step; nothing of it is saved."""
+
+    exit_code = 1
 
 
 class PreflightFailed(TunewrightError, RuntimeError):

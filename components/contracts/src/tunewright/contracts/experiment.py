@@ -241,12 +241,25 @@ class ExperimentSpec(Spec):
     """Decides random weights, sampling, order and dropout."""
 
     environment: EnvironmentSpec = EnvironmentSpec()
+    """What the job runs in."""
+
     model: ModelSpec
+    """Where training starts."""
+
     dataset: DatasetSpec
+    """What is trained on."""
+
     training: TrainingSpec = TrainingSpec.model_validate({})
+    """How it is trained."""
+
     checkpoint: CheckpointSpec = CheckpointSpec.model_validate({})
+    """When the state is saved, and how much of it is kept."""
+
     tracking: TrackingSpec = TrackingSpec()
+    """Where metrics go besides `metrics.jsonl`."""
+
     cluster: ClusterSpec = ClusterSpec()
+    """Where the job runs."""
 
     @model_validator(mode="after")
     def _batch_divides(self) -> ExperimentSpec:

@@ -30,6 +30,8 @@ class LoadedExperiment:
     """An experiment file that is right, as far as the file alone tells."""
 
     spec: ExperimentSpec
+    """The file with `--set` on top, every default filled in, plugin options not parsed yet."""
+
     source: str
     """The file's text as written, before `--set`."""
 
@@ -142,8 +144,10 @@ def find_home(project_root: Path) -> Path:
     return Path(configured).expanduser().absolute() if configured else project_root / ".tunewright"
 
 
-def resolve_model(model: ModelSpec, project_root: Path, home: Path) -> ModelReference:
+def resolve_model(model: ModelSpec, project_root: Path, home: Path, with_digest: bool = True) -> ModelReference:
     """Where the model of `[model]` is: `run:NAME`, a directory, or a hub id with its revision.
+
+    The digest of a directory takes reading all of it, weights included: without `with_digest` there is none.
 
     Raises NotFound for a run without a model or a path that is not there, InvalidExperiment for a directory without
     `config.json` and for a hub id without `revision`.
@@ -154,7 +158,8 @@ def resolve_model(model: ModelSpec, project_root: Path, home: Path) -> ModelRefe
     if directory.is_dir():
         if not (directory / "config.json").is_file():
             raise InvalidExperiment.from_problems("experiment", [_no_config_problem(name, directory)])
-        return ModelReference(name_or_path=str(directory), sha256=sha256_of_tree(directory), run=run)
+        sha256 = sha256_of_tree(directory) if with_digest else None
+        return ModelReference(name_or_path=str(directory), sha256=sha256, run=run)
     if run is not None:
         raise NotFound(
             f"model.name_or_path: run `{run}` has left no model ({directory})",
@@ -214,13 +219,18 @@ def _problem(spec_type: type[BaseModel], details: ErrorDetails, prefix: str) -> 
               "less_than": ("lt", "below"), "less_than_equal": ("le", "at most")}  # fmt: skip
     if kind in limits:
         key, words = limits[kind]
-        return Problem(path, f"must be {words} {context[key]}, got {value!r}")
+        return Problem(path, f"must be {words} {_number(context[key])}, got {value!r}")
     if kind == "too_short":
         return Problem(path, f"must have at least {context['min_length']} item(s), got {context['actual_length']}")
     if kind == "string_pattern_mismatch":
         return Problem(path, f"must match {context['pattern']}, got {value!r}")
     wanted = details["msg"].removeprefix("Input should be ").split(", unable to parse")[0]
     return Problem(path, f"must be {wanted}, got {value!r}")
+
+
+def _number(limit: float) -> str:
+    """A limit as users write it: 0, not 0.0."""
+    return str(int(limit)) if limit == int(limit) else str(limit)
 
 
 def _follows_from_another(error: ErrorDetails, errors: Sequence[ErrorDetails]) -> bool:

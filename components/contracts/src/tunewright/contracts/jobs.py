@@ -30,8 +30,14 @@ class LaunchOrigin(Spec):
     """Who launched it, from what, with which plugins."""
 
     code: CodeOrigin
+    """The code the run is made of."""
+
     user: str
+    """Who launched it."""
+
     host: str
+    """The machine it was launched from."""
+
     plugins: dict[str, str]
     """Each plugin's distribution and version."""
 
@@ -40,7 +46,10 @@ class Resources(Spec):
     """What the job asks for."""
 
     nodes: int = Field(default=1, ge=1)
+    """Machines."""
+
     processes_per_node: int = Field(default=1, ge=1)
+    """Training processes on each, one per GPU where there are GPUs."""
 
 
 class JobSpec(Spec):
@@ -53,7 +62,11 @@ class JobSpec(Spec):
     """
 
     schema_version: int = Field(default=1, alias="schema")
+    """The version of this format."""
+
     run: str
+    """The run's name."""
+
     run_dir: str
     """Absolute path of the run's directory, as the nodes see it."""
 
@@ -67,14 +80,25 @@ class JobSpec(Spec):
     """Variable to the name of a secret. The cluster resolves it; the value is in no file of ours."""
 
     resources: Resources = Resources()
+    """What the job asks for."""
+
     max_retries: int = Field(default=0, ge=0)
+    """Starts after the first that the cluster may make when the job fails or is preempted."""
+
     experiment: ExperimentSpec | None = None
     """Resolved. None only for a job that is no training (a cluster's conformance tests)."""
 
     model: ModelReference | None = None
+    """The model it starts from. None only for a job that is no training."""
+
     environment: EnvironmentRef | None = None
+    """What it runs in. None only for a job that is no training."""
+
     dataset: CachedDataset | None = None
+    """What it trains on. None only for a job that is no training."""
+
     origin: LaunchOrigin | None = None
+    """Who launched it, from what code. None only for a job that is no training."""
 
 
 class PlannedFile(Spec):
@@ -84,13 +108,18 @@ class PlannedFile(Spec):
     """Its file name in the run's `plan/`."""
 
     text: str
+    """Its content."""
 
 
 class SubmissionPlan(Spec):
     """Exactly what a cluster will get. `submit` sends this and decides nothing more. Secrets are references."""
 
     cluster: str
+    """The name of the cluster that made it, and that will get it."""
+
     run: str
+    """The run's name."""
+
     files: tuple[PlannedFile, ...] = Field(min_length=1)
     """In the cluster's own words, kept in the run's `plan/`. The first one is the main one."""
 
@@ -106,6 +135,8 @@ class JobHandle(Spec):
     """A submitted job. Hashable; written to `handle.json`."""
 
     cluster: str
+    """The name of the cluster that has the job."""
+
     native_id: str
     """The cluster's own id: what its own tools would be asked with."""
 

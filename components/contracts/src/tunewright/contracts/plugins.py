@@ -40,8 +40,14 @@ class InstalledPlugin:
     """The entry point's name."""
 
     distribution: str
+    """The distribution that brought it."""
+
     version: str
+    """The distribution's version."""
+
     module: str
+    """The module its entry point names."""
+
     hooks: tuple[str, ...] = ()
     """The hooks it implements, sorted."""
 

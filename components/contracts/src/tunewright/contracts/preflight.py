@@ -24,6 +24,7 @@ class Finding(Spec):
     """Stable and searchable, such as `git-tree-dirty`."""
 
     severity: Severity = Severity.ERROR
+    """How bad it is."""
 
     path: str = ""
     """The field of the experiment as the user wrote it, or empty."""
@@ -44,6 +45,7 @@ class PreflightReport(Spec):
     """Everything preflight found, in the order it was found."""
 
     findings: tuple[Finding, ...] = ()
+    """All of them, also those that refuse nothing."""
 
     @property
     def errors(self) -> tuple[Finding, ...]:

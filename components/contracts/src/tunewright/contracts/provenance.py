@@ -22,7 +22,11 @@ class TrainingSummary(Spec):
     """`training.json`: what the trainer itself saw. Written at the start and at the end of each attempt."""
 
     started_at: str
+    """When this attempt started, ISO 8601 in UTC."""
+
     ended_at: str | None = None
+    """When it ended. None while it runs, and where it was killed."""
+
     steps: int = 0
     """Optimizer steps done."""
 
@@ -30,12 +34,20 @@ class TrainingSummary(Spec):
     """Tokens seen."""
 
     first_loss: float | None = None
+    """Loss of the first logged step of the run."""
+
     last_loss: float | None = None
+    """Loss of the last logged step."""
+
     resumed_from_step: int | None = None
+    """The checkpoint's step this attempt went on from, None where it started anew."""
+
     error: str | None = None
     """Why it ended early, in one sentence."""
 
     seeds: JsonObject = {}
+    """Every seed that was set, by what it decides."""
+
     determinism: JsonObject = {}
     """The flags that were set, and under `not_deterministic` a list of what was not, in words."""
 
@@ -46,16 +58,27 @@ class TrainingSummary(Spec):
     """Every installed distribution and its version."""
 
     python: str = ""
+    """Version of the job's interpreter."""
+
     num_processes: int = 1
+    """Training processes over all nodes."""
+
     plugins: dict[str, str] = {}
+    """Each plugin's distribution and version, as the job saw them."""
 
 
 class ProvenanceRecord(Spec):
     """`provenance.json`: enough to repeat the run and to tell whether the repetition is the same."""
 
     schema_version: int = Field(default=1, alias="schema")
+    """The version of this format."""
+
     run: str
+    """The run's name."""
+
     written_at: str
+    """When this record was written, ISO 8601 in UTC."""
+
     code: JsonObject
     """Commit, branch, dirty patch and its digest."""
 
@@ -75,7 +98,11 @@ class ProvenanceRecord(Spec):
     """The resolved experiment and its digest."""
 
     hardware: JsonObject
+    """CPU, memory, GPU models, driver, CUDA."""
+
     plugins: JsonObject
+    """Each plugin's distribution and version, as the launcher and as the trainer saw them."""
+
     cluster: JsonObject
     """Name, native job id, attempts."""
 
@@ -83,8 +110,13 @@ class ProvenanceRecord(Spec):
     """Those that are still there, each with the SHA-256 of its record."""
 
     model_files: tuple[FileRecord, ...]
+    """Every file of `model/`, with its digest."""
+
     metrics: JsonObject
+    """The summary: steps, tokens, first and last loss, times."""
+
     outcome: JobStatus
+    """How the run ended, with its cause."""
 
 
 def _read(path: Path) -> JsonObject:

@@ -11,6 +11,7 @@ class RunDir:
     """`$TUNEWRIGHT_HOME/runs/<run>/`: one value a file, the one that vouches written last."""
 
     path: Path
+    """Absolute path of the run's directory; it need not exist."""
 
     @classmethod
     def of(cls, home: Path, run: str) -> RunDir:

@@ -65,7 +65,11 @@ class JobStatus(Spec):
     """A job's state at one moment. Times are ISO 8601 in UTC."""
 
     state: JobState
+    """In our words, whatever the cluster calls it."""
+
     cause: CauseKind | None = None
+    """Why it ended as it did. None while it runs, and where nobody knows."""
+
     exit_code: int | None = None
     """What the command returned, where it returned."""
 
@@ -76,7 +80,11 @@ class JobStatus(Spec):
     """0 for the first start, 1 for the first retry, and so on."""
 
     started_at: str | None = None
+    """When its command first started, where it did."""
+
     ended_at: str | None = None
+    """When it ended, where it has."""
+
     message: str = ""
     """One sentence for people, in the cluster's own words where it has any."""
 

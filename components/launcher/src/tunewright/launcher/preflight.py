@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 from tunewright.contracts.clusters import Capability, Cluster, ClusterInfo
 from tunewright.contracts.errors import PreflightFailed
@@ -36,9 +36,9 @@ def refuse_errors(report: PreflightReport) -> None:
         raise PreflightFailed(f"preflight refused{lines}", "", report)
 
 
-def notes(report: PreflightReport) -> Sequence[Finding]:
-    """The findings that do not refuse."""
-    return [finding for finding in report.findings if finding.severity is not Severity.ERROR]
+def notes(report: PreflightReport) -> list[str]:
+    """What preflight has to say that does not refuse."""
+    return [f"{finding.severity}: {finding}" for finding in report.findings if finding.severity is not Severity.ERROR]
 
 
 def capability_findings(spec: ExperimentSpec, info: ClusterInfo) -> Iterator[Finding]:

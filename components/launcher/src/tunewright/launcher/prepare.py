@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import getpass
-import socket
-from collections.abc import Sequence
+import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,14 +12,16 @@ from tunewright.contracts.clusters import Cluster
 from tunewright.contracts.datasets import CachedDataset, DatasetRequest
 from tunewright.contracts.environments import EnvironmentRef, EnvironmentRequest
 from tunewright.contracts.experiment import ResolvedExperiment
-from tunewright.contracts.experiment_file import LoadedExperiment, load_experiment, resolve_model
+from tunewright.contracts.experiment_file import LoadedExperiment, resolve_model
 from tunewright.contracts.jobs import JobSpec, LaunchOrigin, ModelReference, Resources, SubmissionPlan
-from tunewright.contracts.plugins import PluginHost, load_entry
+from tunewright.contracts.plugins import PluginHost
 from tunewright.contracts.preflight import PreflightReport
 from tunewright.contracts.rundir import RunDir
+from tunewright.launcher.clusters import open_cluster
 from tunewright.launcher.code_origin import Checkout, inspect_checkout
 from tunewright.launcher.preflight import refuse_errors, run_preflight
-from tunewright.launcher.resolve import cluster_options, resolve_experiment
+from tunewright.launcher.resolve import cluster_options, load_with_options, resolve_experiment
+from tunewright.launcher.run_store import json_bytes, plan_files
 
 
 @dataclass(frozen=True)
@@ -70,23 +72,18 @@ def check_experiment(arguments: ExperimentArguments, host: PluginHost) -> Checke
     """Load, resolve and judge an experiment. Writes nothing and opens no socket; raises what is wrong with it."""
     assignments = arguments.assignments
     if arguments.cluster is not None:
-        assignments = (*assignments, f'cluster.name="{arguments.cluster}"')
-    loaded = load_experiment(arguments.path, assignments)
-    checkout = inspect_checkout(loaded.project_root, arguments.allow_dirty)
+        # A JSON string is a TOML string: whatever the name holds, it stays one name.
+        assignments = (*assignments, f"cluster.name={json.dumps(arguments.cluster)}")
+    loaded = load_with_options(arguments.path, assignments, host)
     experiment = resolve_experiment(loaded, host)
-    cluster = _load_cluster(experiment.spec.cluster.name, host)
+    checkout = inspect_checkout(loaded.project_root, loaded.home, arguments.allow_dirty)
+    cluster = open_cluster(experiment.spec.cluster.name, host)
     model = resolve_model(experiment.spec.model, loaded.project_root, loaded.home)
     report = run_preflight(experiment, host, cluster, checkout.findings)
     refuse_errors(report)
     dataset = host.provide_dataset(_dataset_request(experiment, model, plan_only=True), str(loaded.home / "datasets"))
     environment = host.provide_environment(_environment_request(experiment, checkout, plan_only=True))
     return CheckedExperiment(loaded, experiment, checkout, report, model, environment, dataset, host, cluster)
-
-
-def _load_cluster(name: str, host: PluginHost) -> Cluster:
-    info = host.clusters.get(name, "cluster.name")
-    cluster: Cluster = load_entry(info.entry, host.clusters.owner_of(name))()
-    return cluster
 
 
 def _environment_request(experiment: ResolvedExperiment, checkout: Checkout, plan_only: bool) -> EnvironmentRequest:
@@ -129,7 +126,7 @@ def make_job(checked: CheckedExperiment, run: RunDir, environment: EnvironmentRe
         origin=LaunchOrigin(
             code=checked.checkout.origin,
             user=_user(),
-            host=socket.gethostname(),
+            host=os.uname().nodename,
             plugins=checked.host.versions,
         ),
     )
@@ -148,25 +145,24 @@ def _user() -> str:
         return "unknown"
 
 
-def planned_documents(
-    checked: CheckedExperiment, job: JobSpec, environment: EnvironmentRef, dataset: CachedDataset
-) -> tuple[dict[str, object], dict[str, str]]:
-    """The files of a run's directory before it is submitted: JSON documents and texts, by name."""
-    documents: dict[str, object] = {
-        "resolved.json": {**checked.experiment.spec.to_document(), "digest": checked.experiment.digest},
-        "preflight.json": checked.report.to_document(),
-        "environment.json": environment.to_document(),
-        "dataset.json": dataset.to_document(),
-        "job.json": job.to_document(),
+def run_files(
+    checked: CheckedExperiment, job: JobSpec, environment: EnvironmentRef, dataset: CachedDataset, plan: SubmissionPlan
+) -> dict[str, bytes]:
+    """The files of a run's directory before it is submitted, by path in it."""
+    files = {
+        "experiment.toml": checked.loaded.source.encode(),
+        "resolved.json": json_bytes(resolved_document(checked.experiment)),
+        "preflight.json": json_bytes(checked.report.to_document()),
+        "environment.json": json_bytes(environment.to_document()),
+        "dataset.json": json_bytes(dataset.to_document()),
+        "job.json": json_bytes(job.to_document()),
+        **plan_files(plan),
     }
-    texts = {"experiment.toml": checked.loaded.source}
     if checked.checkout.patch:
-        texts["dirty.patch"] = checked.checkout.patch.decode("utf-8", "surrogateescape")
-    return documents, texts
+        files["dirty.patch"] = checked.checkout.patch
+    return files
 
 
-def say_notes(report: PreflightReport) -> Sequence[str]:
-    """What preflight has to say that does not refuse."""
-    from tunewright.launcher.preflight import notes
-
-    return [f"{finding.severity}: {finding}" for finding in notes(report)]
+def resolved_document(experiment: ResolvedExperiment) -> dict[str, object]:
+    """What `resolved.json` holds: the experiment with every default, and its digest."""
+    return {**experiment.spec.to_document(), "digest": experiment.digest}

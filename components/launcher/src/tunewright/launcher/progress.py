@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from types import TracebackType
@@ -11,6 +12,19 @@ from typing import Any, Protocol
 import click
 
 _SECONDS_BETWEEN_LINES = 5.0
+
+
+def json_line(document: dict[str, Any]) -> str:
+    """One line of JSON that every reader takes: a loss that is no number is null, not Python's own NaN."""
+    try:
+        return json.dumps(document, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        numbers = {key: None if _is_no_number(value) else value for key, value in document.items()}
+        return json.dumps(numbers, ensure_ascii=False)
+
+
+def _is_no_number(value: object) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)
 
 
 class Reporter(Protocol):
@@ -24,7 +38,9 @@ class Reporter(Protocol):
 
     def __enter__(self) -> Reporter: ...
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
 
 
 def reporter_for(as_json: bool, quiet: bool = False) -> Reporter:
@@ -52,7 +68,7 @@ def clock(seconds: float) -> str:
 def metrics_text(line: dict[str, Any]) -> str:
     """One step in words: `step 40/120  loss 3.217  12,345 tokens/s  1:05 left`."""
     parts = [f"step {line.get('step')}/{line.get('max_steps', '?')}"]
-    if isinstance(line.get("loss"), float):
+    if isinstance(line.get("loss"), int | float):
         parts.append(f"loss {line['loss']:.4f}")
     if isinstance(line.get("tokens_per_second"), int | float):
         parts.append(f"{line['tokens_per_second']:,.0f} tokens/s")
@@ -63,10 +79,17 @@ def metrics_text(line: dict[str, Any]) -> str:
 
 
 def state_text(event: dict[str, Any]) -> str:
-    """A change of state in words."""
-    cause = f" ({event['cause']})" if event.get("cause") else ""
-    message = f": {event['message']}" if event.get("message") else ""
-    return f"{event['state'].lower()}{cause}{message}"
+    """A state in words: `failed: ended with exit code 42`, `failed (out of memory): above 4 GiB`."""
+    state = str(event["state"]).lower().replace("_", " ")
+    cause, message = event.get("cause"), event.get("message")
+    if state == "succeeded":
+        return state
+    if cause == "exit" and message:  # which says the same, and more
+        return f"{state}: {message}"
+    if cause == "exit":
+        return f"{state} (exit code {event.get('exit_code')})"
+    because = f" ({str(cause).replace('_', ' ')})" if cause else ""
+    return f"{state}{because}: {message}" if message else f"{state}{because}"
 
 
 class QuietReporter:
@@ -90,11 +113,11 @@ class JsonReporter(QuietReporter):
 
     def state(self, event: dict[str, Any]) -> None:
         """`{"event": "state", ...}`."""
-        click.echo(json.dumps({"event": "state", **event}))
+        click.echo(json_line({"event": "state", **event}))
 
     def metrics(self, line: dict[str, Any]) -> None:
         """`{"event": "metrics", ...}`."""
-        click.echo(json.dumps({"event": "metrics", **line}))
+        click.echo(json_line({"event": "metrics", **line}))
 
 
 class LineReporter(QuietReporter):

@@ -1,42 +1,88 @@
-"""The states of many runs, with one question to each cluster."""
+"""What became of runs: one question to each cluster, the answer kept in the runs' events."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
 
+from pydantic import ValidationError
+
 from tunewright.contracts.clusters import Cluster
 from tunewright.contracts.errors import TunewrightError
 from tunewright.contracts.jobs import JobHandle
-from tunewright.contracts.plugins import PluginHost, load_entry
+from tunewright.contracts.plugins import PluginHost
 from tunewright.contracts.rundir import RunDir
 from tunewright.contracts.status import JobState, JobStatus
+from tunewright.launcher.clusters import open_cluster
 from tunewright.launcher.events import record_event
 from tunewright.launcher.finish import finish_run
-from tunewright.launcher.run_store import read_handle
+from tunewright.launcher.run_store import cluster_name_of, read_handle, read_json
+
+
+def cluster_of(run: RunDir, host: PluginHost) -> Cluster:
+    """The cluster the run was planned for. Raises UnknownPlugin where its plugin is not installed any more."""
+    return open_cluster(cluster_name_of(run), host)
+
+
+def status_of(run: RunDir, cluster: Cluster) -> JobStatus:
+    """The run's state now, kept in its events. PENDING before the cluster has confirmed it."""
+    handle = read_handle(run)
+    return _unconfirmed(run) if handle is None else settled(run, cluster.status([handle])[handle])
+
+
+def settled(run: RunDir, status: JobStatus) -> JobStatus:
+    """`status`, kept in the run's events. Where the cluster has forgotten a job, its record still knows the end."""
+    if status.state is JobState.NOT_FOUND:
+        status = _recorded_outcome(run) or status
+    record_event(run, status)
+    return status
+
+
+def _recorded_outcome(run: RunDir) -> JobStatus | None:
+    try:
+        return JobStatus.model_validate(read_json(run.provenance).get("outcome"))
+    except ValidationError:
+        return None
+
+
+def _unconfirmed(run: RunDir) -> JobStatus:
+    message = f"the cluster has not confirmed the job; the same `launch` with --name {run.name} goes on with it"
+    return JobStatus(state=JobState.PENDING, message=message)
 
 
 def states_of(runs: Sequence[RunDir], host: PluginHost) -> list[JobStatus]:
-    """The state of each run. A cluster that cannot be asked makes its runs UNKNOWN, and says why."""
-    handles = [read_handle(run) for run in runs]
-    by_cluster: dict[str, list[JobHandle]] = defaultdict(list)
-    for handle in handles:
-        if handle is not None:
-            by_cluster[handle.cluster].append(handle)
-    known: dict[JobHandle, JobStatus] = {}
-    for name, asked in by_cluster.items():
-        known |= _ask(name, asked, host)
-    states = [known[handle] if handle else JobStatus(state=JobState.PENDING) for handle in handles]
-    for run, handle, status in zip(runs, handles, states, strict=True):
-        if handle is not None and status.state is not JobState.UNKNOWN:
-            record_event(run, status)
-            finish_run(run, status, host)
-    return states
+    """The state of each run. One whose cluster cannot be asked, or whose files are broken, is UNKNOWN and says why."""
+    states: dict[str, JobStatus] = {}
+    asked: dict[str, dict[str, JobHandle]] = defaultdict(dict)
+    for run in runs:
+        try:
+            handle = read_handle(run)
+            if handle is None:
+                states[run.name] = _unconfirmed(run)
+            else:
+                asked[cluster_name_of(run)][run.name] = handle
+        except TunewrightError as error:
+            states[run.name] = _unknown(error)
+    for name, handles in asked.items():
+        answers = _ask(name, list(handles.values()), host)
+        states |= {run: answers[handle] for run, handle in handles.items()}
+    return [_kept(run, states[run.name], host) for run in runs]
 
 
 def _ask(name: str, handles: list[JobHandle], host: PluginHost) -> dict[JobHandle, JobStatus]:
     try:
-        cluster: Cluster = load_entry(host.clusters.get(name).entry, host.clusters.owner_of(name))()
-        return dict(cluster.status(handles))
+        return dict(open_cluster(name, host).status(handles))
     except TunewrightError as error:
-        return {handle: JobStatus(state=JobState.UNKNOWN, message=error.message) for handle in handles}
+        return dict.fromkeys(handles, _unknown(error))
+
+
+def _unknown(error: TunewrightError) -> JobStatus:
+    return JobStatus(state=JobState.UNKNOWN, message=error.message)
+
+
+def _kept(run: RunDir, status: JobStatus, host: PluginHost) -> JobStatus:
+    if status.state in (JobState.UNKNOWN, JobState.PENDING):  # nothing the cluster has said
+        return status
+    status = settled(run, status)
+    finish_run(run, status, host)
+    return status

@@ -1,94 +1,115 @@
-"""Handing a run to its cluster: once, however often a launcher dies on the way."""
+"""Handing a run to its cluster: once, however often a launcher dies on the way, and again where a run goes on."""
 
 from __future__ import annotations
 
-from pathlib import Path
+import click
 
 from tunewright.contracts.clusters import Cluster
-from tunewright.contracts.errors import UsageError
+from tunewright.contracts.datasets import CachedDataset
+from tunewright.contracts.environments import EnvironmentRef
+from tunewright.contracts.errors import Unavailable, UsageError
 from tunewright.contracts.files import write_json_atomically
-from tunewright.contracts.jobs import JobHandle, PlannedFile, SubmissionPlan
-from tunewright.contracts.plugins import PluginHost, load_entry
+from tunewright.contracts.jobs import JobHandle, SubmissionPlan
+from tunewright.contracts.plugins import PluginHost
 from tunewright.contracts.rundir import RunDir
 from tunewright.contracts.spec import digest_of
 from tunewright.contracts.status import JobState, JobStatus
 from tunewright.launcher.events import record_event
-from tunewright.launcher.prepare import CheckedExperiment, make_job, plan_job, planned_documents
-from tunewright.launcher.run_store import all_runs, create_run, free_name, read_handle, read_job, read_json
+from tunewright.launcher.prepare import CheckedExperiment, make_job, plan_job, run_files
+from tunewright.launcher.run_store import (
+    create_run,
+    free_name,
+    json_bytes,
+    locked,
+    read_handle,
+    read_job,
+    read_json,
+    read_plan,
+)
+from tunewright.launcher.states import status_of
 
 
 def new_run(checked: CheckedExperiment, name: str | None) -> RunDir:
     """Build, prepare, plan, and make the run's directory as a whole. Nothing of a run exists if any of it fails."""
-    environment, dataset = checked.build_environment(), checked.prepare_dataset()
+    environment, dataset = prepare(checked)
     while True:
         run = RunDir.of(checked.home, name or free_name(checked.home, checked.experiment.spec.name))
         job = make_job(checked, run, environment, dataset)
-        documents, texts = planned_documents(checked, job, environment, dataset)
-        if create_run(run, documents, texts, plan_job(checked, job)):
+        plan = plan_job(checked, job)
+        submission = {"submission.json": json_bytes(submission_document(run, 0, plan))}
+        if create_run(run, {**run_files(checked, job, environment, dataset, plan), **submission}):
             return run
-        if name is not None:  # another launcher took the name a moment ago
-            raise UsageError(f"--name {name}: another launcher has just taken this name")
+        if name is not None:  # another launcher has just taken it: theirs is followed, if it is the same
+            refuse_another_experiment(run, checked)
+            return run
 
 
-def submit_run(run: RunDir, cluster: Cluster, host: PluginHost, again: bool = False) -> JobHandle:
-    """Send the run's plan. With `again`, as a new job that goes on from the last checkpoint.
+def prepare(checked: CheckedExperiment) -> tuple[EnvironmentRef, CachedDataset]:
+    """The environment and the dataset, built where they are not there yet. Says what it is at: it may take minutes."""
+    click.echo(f"environment: {checked.environment.kind} {checked.environment.key[:12]}", err=True)
+    environment = checked.build_environment()
+    click.echo(f"dataset: {checked.dataset.digest[:12]}", err=True, nl=False)
+    try:
+        dataset = checked.prepare_dataset()
+    except BaseException:
+        click.echo("", err=True)  # what went wrong starts on a line of its own
+        raise
+    counts = (
+        f"{count:,} {noun}" for count, noun in ((dataset.rows, "rows"), (dataset.tokens, "tokens")) if count is not None
+    )
+    drops = (f"{count:,} dropped: {reason}" for reason, count in dataset.dropped.items())
+    click.echo("".join(f", {part}" for part in (*counts, *drops)), err=True)
+    return environment, dataset
 
-    The key is on disk before the cluster hears of the job: a launcher that dies in between, or after, finds the
-    same job with the next call.
+
+def submission_document(run: RunDir, number: int, plan: SubmissionPlan) -> dict[str, object]:
+    """What makes a submission one and the same: written before the cluster hears of it.
+
+    The key tells apart runs of one name in two homes that share a cluster.
     """
-    handle = read_handle(run)
-    if handle is not None and not again:
-        return handle
-    key = _submission_key(run, again)
-    handle = cluster.submit(read_plan(run), key)
+    key = f"{run.name}-{number}-{digest_of([str(run.path), number])[:12]}"
+    return {"number": number, "key": key, "cluster": plan.cluster, "files": [file.name for file in plan.files]}
+
+
+def submit_run(run: RunDir, cluster: Cluster, host: PluginHost) -> JobHandle:
+    """Send the run's plan, unless the cluster has confirmed it already.
+
+    The key is on disk before: a launcher that dies on the way finds the same job with its next call.
+    """
+    with locked(run.path / ".submission.lock"):
+        return read_handle(run) or _send(run, cluster, host)
+
+
+def submit_again(run: RunDir, cluster: Cluster, host: PluginHost) -> JobHandle:
+    """Send the plan of a run that has ended as a new job, which goes on from the last checkpoint.
+
+    Two launchers at once start one job: the second finds it running.
+    """
+    with locked(run.path / ".submission.lock"):
+        if status_of(run, cluster).state.is_terminal:
+            number = int(read_json(run.submission).get("number", 0)) + 1
+            # The old record and handle speak of the job that ended. Without a handle the submission is not confirmed,
+            # so a crash between these lines only means that the same submission is asked for again.
+            run.provenance.unlink(missing_ok=True)
+            run.handle.unlink(missing_ok=True)
+            write_json_atomically(run.submission, submission_document(run, number, read_plan(run)))
+        return read_handle(run) or _send(run, cluster, host)
+
+
+def _send(run: RunDir, cluster: Cluster, host: PluginHost) -> JobHandle:
+    submission, plan = read_json(run.submission), read_plan(run)
+    key = str(submission["key"])
+    record_event(run, JobStatus(state=JobState.PENDING, message=f"submitting as {key}"), is_new_submission=True)
+    try:
+        handle = cluster.submit(plan, key)
+    except (Unavailable, KeyboardInterrupt):
+        click.echo(f"run {run.name} is kept, its job not confirmed; --name {run.name} goes on with it", err=True)
+        raise
     write_json_atomically(run.handle, handle.to_document())
     record_event(run, cluster.status([handle])[handle])
     for complaint in host.notify("tunewright_run_submitted", handle=handle, job=read_job(run)):
-        import click
-
-        click.echo(complaint, err=True)
+        click.echo(f"warning: {complaint}", err=True)
     return handle
-
-
-def _submission_key(run: RunDir, again: bool) -> str:
-    number = int(read_json(run.submission).get("number", 0))
-    if again:
-        number += 1
-        # The old record and handle speak of the job that ended.
-        run.provenance.unlink(missing_ok=True)
-        run.handle.unlink(missing_ok=True)
-    key = f"{run.name}-{number}-{digest_of([str(run.path), number])[:12]}"
-    write_json_atomically(run.submission, {"number": number, "key": key})
-    return key
-
-
-def read_plan(run: RunDir) -> SubmissionPlan:
-    """The run's plan, as it was made. The first file is the main one: it was written first."""
-    files = sorted(run.plan.iterdir(), key=lambda path: (path.stat().st_mtime_ns, path.name))
-    planned = tuple(PlannedFile(name=path.name, text=path.read_text()) for path in files if not path.name.startswith("."))
-    job = read_job(run)
-    assert job.experiment is not None
-    return SubmissionPlan(cluster=job.experiment.cluster.name, run=run.name, files=planned)
-
-
-def cluster_of(run: RunDir, host: PluginHost) -> Cluster:
-    """The cluster the run was planned for. Raises UnknownPlugin where its plugin is not installed any more."""
-    job = read_job(run)
-    assert job.experiment is not None
-    name = job.experiment.cluster.name
-    cluster: Cluster = load_entry(host.clusters.get(name, "cluster.name").entry, host.clusters.owner_of(name))()
-    return cluster
-
-
-def status_of(run: RunDir, cluster: Cluster) -> JobStatus:
-    """The run's state now, kept in its events. PENDING before the cluster has confirmed it."""
-    handle = read_handle(run)
-    if handle is None:
-        hint = f"not submitted yet; `launch EXPERIMENT --name {run.name}` goes on"
-        return JobStatus(state=JobState.PENDING, message=hint)
-    status = cluster.status([handle])[handle]
-    record_event(run, status)
-    return status
 
 
 def continue_run(run: RunDir, checked: CheckedExperiment) -> JobHandle:
@@ -96,40 +117,30 @@ def continue_run(run: RunDir, checked: CheckedExperiment) -> JobHandle:
 
     Raises UsageError for a run that has succeeded, or that is of another experiment, dataset or code.
     """
-    _refuse_another_experiment(run, checked)
+    if not run.job.is_file():
+        raise UsageError(f"--name {run.name}: {run.path} is there, but it is no run", "choose another name")
+    refuse_another_experiment(run, checked)
     status = status_of(run, checked.cluster)
     if status.state is JobState.SUCCEEDED:
-        raise UsageError(f"--name {run.name}: this run has succeeded already", "choose another name, or leave --name out")
-    if status.state.is_terminal:
-        checked.build_environment()
-        checked.prepare_dataset()
-    return submit_run(run, checked.cluster, checked.host, again=status.state.is_terminal)
+        hint = "choose another name, or leave --name out"
+        raise UsageError(f"--name {run.name}: this run has succeeded already", hint)
+    if not status.state.is_terminal:
+        return submit_run(run, checked.cluster, checked.host)
+    prepare(checked)
+    return submit_again(run, checked.cluster, checked.host)
 
 
-def _refuse_another_experiment(run: RunDir, checked: CheckedExperiment) -> None:
+def refuse_another_experiment(run: RunDir, checked: CheckedExperiment) -> None:
+    """Raise UsageError where the run is not what would be launched now."""
     job = read_job(run)
-    was = {
-        "experiment": read_json(run.resolved).get("digest"),
-        "dataset": job.dataset.digest if job.dataset else None,
-        "environment": job.environment.key if job.environment else None,
+    was_and_is = {
+        "experiment": (read_json(run.resolved).get("digest"), checked.experiment.digest),
+        "dataset": (job.dataset.digest if job.dataset else None, checked.dataset.digest),
+        "environment": (job.environment.key if job.environment else None, checked.environment.key),
     }
-    now = {
-        "experiment": checked.experiment.digest,
-        "dataset": checked.dataset.digest,
-        "environment": checked.environment.key,
-    }
-    different = [part for part in was if was[part] != now[part]]
+    different = [part for part, (was, now) in was_and_is.items() if was != now]
     if different:
         raise UsageError(
-            f"--name {run.name}: a run of this name exists, and its {' and '.join(different)} is not the same now",
-            "a run goes on only as what it was; choose another name",
+            f"--name {run.name}: a run of this name is there, and its {' and '.join(different)} is not the same now",
+            f"choose another name; `launcher plan EXPERIMENT --diff {run.name}` shows the difference",
         )
-
-
-def unfinished_twin(home: Path, digest: str) -> RunDir | None:
-    """The newest run of the same experiment that has no record of success and no job running: it could be continued."""
-    for run in reversed(all_runs(home)):
-        if read_json(run.resolved).get("digest") == digest:
-            state = read_json(run.provenance).get("outcome", {}).get("state")
-            return run if state not in (None, JobState.SUCCEEDED) else None
-    return None

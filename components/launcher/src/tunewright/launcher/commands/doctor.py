@@ -14,8 +14,9 @@ import click
 from tunewright.contracts.clusters import ClusterInfo
 from tunewright.contracts.errors import TunewrightError
 from tunewright.contracts.experiment_file import find_project_root
-from tunewright.contracts.plugins import PluginHost, load_entry
+from tunewright.contracts.plugins import PluginHost
 from tunewright.contracts.preflight import Severity
+from tunewright.launcher.clusters import open_cluster
 from tunewright.launcher.commands.options import as_json, current_home, print_json
 
 EXIT_UNAVAILABLE = 69
@@ -26,13 +27,14 @@ EXIT_UNAVAILABLE = 69
 def doctor(as_json: bool) -> int:
     """Show what this machine can do. Exits 69 where no cluster can be used from here."""
     host = PluginHost.discover()
-    document = {"machine": machine(current_home()), "clusters": [_cluster(info, host) for info in host.clusters]}
-    document["broken_plugins"] = [{"name": p.name, "error": p.error} for p in host.installed if p.error]
+    clusters = [_cluster(info, host) for info in host.clusters]
+    broken = [{"name": plugin.name, "error": plugin.error} for plugin in host.installed if plugin.error]
+    document = {"machine": machine(current_home()), "clusters": clusters, "broken_plugins": broken}
     if as_json:
         print_json(document)
     else:
         _print(document)
-    return 0 if any(cluster["usable"] for cluster in document["clusters"]) else EXIT_UNAVAILABLE
+    return 0 if any(cluster["usable"] for cluster in clusters) else EXIT_UNAVAILABLE
 
 
 def machine(home: Path) -> dict[str, Any]:
@@ -44,7 +46,7 @@ def machine(home: Path) -> dict[str, Any]:
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "memory_gib": round(memory_bytes() / 2**30, 1),
         "home": str(home),
         "free_disk_gib": round(shutil.disk_usage(place).free / 2**30, 1),
         "git": shutil.which("git"),
@@ -58,13 +60,26 @@ def _gpus() -> list[str]:
     if program is None:
         return []
     command = [program, "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
-    result = subprocess.run(command, check=False, capture_output=True, text=True, timeout=30)
+    try:
+        result = subprocess.run(command, check=False, capture_output=True, text=True, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):  # a driver that hangs is no GPU to train on
+        return []
     return result.stdout.strip().splitlines() if result.returncode == 0 else []
+
+
+def memory_bytes() -> int:
+    """The machine's memory, or the container's share of it where that is smaller."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limits = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+    for limit in limits:
+        if limit.is_file() and (text := limit.read_text().strip()).isdigit():
+            total = min(total, int(text))
+    return total
 
 
 def _cluster(info: ClusterInfo, host: PluginHost) -> dict[str, Any]:
     try:
-        findings = list(load_entry(info.entry, host.clusters.owner_of(info.name))().check())
+        findings = open_cluster(info.name, host).check()
     except TunewrightError as error:
         return {"name": info.name, "usable": False, "findings": [error.message]}
     usable = not any(finding.severity is Severity.ERROR for finding in findings)

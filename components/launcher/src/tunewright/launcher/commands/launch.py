@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
+import signal
 import sys
 from pathlib import Path
+from types import FrameType
 
 import click
 
@@ -13,42 +14,40 @@ from tunewright.contracts.jobs import JobHandle
 from tunewright.contracts.plugins import PluginHost
 from tunewright.contracts.rundir import RunDir
 from tunewright.contracts.status import JobState, JobStatus
-from tunewright.launcher.commands.options import as_json, experiment_arguments, experiment_options
+from tunewright.launcher.commands.options import as_json, experiment_options
+from tunewright.launcher.events import has_ended
 from tunewright.launcher.finish import finish_run, last_document, last_log_lines, outcome_text
 from tunewright.launcher.follow import follow_run
-from tunewright.launcher.prepare import CheckedExperiment, check_experiment, say_notes
-from tunewright.launcher.progress import reporter_for
-from tunewright.launcher.run_store import all_runs
-from tunewright.launcher.submit import continue_run, new_run, status_of, submit_run, unfinished_twin
+from tunewright.launcher.preflight import notes
+from tunewright.launcher.prepare import CheckedExperiment, ExperimentArguments, check_experiment
+from tunewright.launcher.progress import QuietReporter, json_line, reporter_for
+from tunewright.launcher.run_store import all_runs, last_line, read_json
+from tunewright.launcher.states import status_of
+from tunewright.launcher.submit import continue_run, new_run, submit_run
+
+EXIT_INTERRUPTED = 130
+STOP_TIMEOUT_SECONDS = 120.0
 
 
 @click.command()
 @experiment_options
 @click.option("--detach", is_flag=True, help="Return once the cluster has accepted the job.")
 @as_json
-def launch(
-    experiment: Path,
-    cluster: str | None,
-    assignments: tuple[str, ...],
-    name: str | None,
-    allow_dirty: bool,
-    detach: bool,
-    as_json: bool,
-) -> int:
+def launch(arguments: ExperimentArguments, detach: bool, as_json: bool) -> int:
     """Launch EXPERIMENT, follow it to its end, and record it.
 
-    Exits with the run's own exit code. Killing the launcher leaves the job alone. A NAME that exists and was cut short
-    goes on from its last checkpoint.
+    Exits with the run's own exit code. Killing the launcher leaves the job alone: `status`, `logs` and `wait` find it
+    again. A RUN that exists and was cut short goes on from its last checkpoint.
     """
     host = PluginHost.discover()
-    checked = check_experiment(experiment_arguments(experiment, cluster, assignments, name, allow_dirty), host)
-    for note in say_notes(checked.report):
+    checked = check_experiment(arguments, host)
+    for note in notes(checked.report):
         click.echo(note, err=True)
-    run, handle = start(checked, name)
+    run, handle = start(checked, arguments.name)
     click.echo(f"run {run.name}: {run.path}", err=True)
     if detach:
         status = status_of(run, checked.cluster)
-        click.echo(json.dumps(last_document(run, status)) if as_json else run.name)
+        click.echo(json_line(last_document(run, status)) if as_json else run.name)
         return 0
     return follow_to_the_end(run, handle, checked.cluster, host, as_json)
 
@@ -58,43 +57,64 @@ def start(checked: CheckedExperiment, name: str | None) -> tuple[RunDir, JobHand
     existing = RunDir.of(checked.home, name) if name else None
     if existing is not None and existing.path.exists():
         return existing, continue_run(existing, checked)
-    twin = unfinished_twin(checked.home, checked.experiment.digest) if all_runs(checked.home) and not name else None
+    twin = None if name else unfinished_twin(checked.home, checked.experiment.digest)
     if twin is not None:
-        click.echo(f"note: run {twin.name} of the same experiment was cut short; --name {twin.name} goes on with it", err=True)
+        state = str(last_line(twin.events).get("state", JobState.PENDING)).lower()
+        click.echo(f"note: run {twin.name} of the same experiment has not succeeded ({state}); ", err=True, nl=False)
+        click.echo(f"the same `launch` with --name {twin.name} goes on with it", err=True)
     run = new_run(checked, name)
     return run, submit_run(run, checked.cluster, checked.host)
 
 
+def unfinished_twin(home: Path, digest: str) -> RunDir | None:
+    """The newest run of the same experiment, unless it has succeeded: it could be gone on with."""
+    for run in reversed(all_runs(home)):
+        if read_json(run.resolved).get("digest") == digest:
+            event = last_line(run.events)
+            outcome = event if has_ended(event) else read_json(run.provenance).get("outcome", {})
+            return None if outcome.get("state") == JobState.SUCCEEDED else run
+    return None
+
+
 def follow_to_the_end(run: RunDir, handle: JobHandle, cluster: Cluster, host: PluginHost, as_json: bool) -> int:
     """Follow, record, tell. Gives the run's exit code."""
+    before = signal.signal(signal.SIGTERM, _terminated)
     try:
         status = follow_run(run, handle, cluster, reporter_for(as_json))
     except KeyboardInterrupt:
-        return interrupted(run, handle, cluster)
+        return interrupted(run, handle, cluster, host)
+    finally:
+        signal.signal(signal.SIGTERM, before)
     finish_run(run, status, host)
     tell(run, status, cluster, as_json)
     return status.shell_exit_code
 
 
+def _terminated(number: int, _frame: FrameType | None) -> None:
+    """SIGTERM ends the launcher, not the job. An exception, so that a terminal gets its cursor back."""
+    raise SystemExit(128 + number)
+
+
 def tell(run: RunDir, status: JobStatus, cluster: Cluster, as_json: bool) -> None:
-    """The end, for people and machines."""
+    """The end, for people or for machines: what came of the run is data, the end of its log a message."""
     if status.state is not JobState.SUCCEEDED:
         for line in last_log_lines(run, cluster):
             click.echo(f"  | {line}", err=True)
-    click.echo(outcome_text(run, status), err=True)
+    click.echo(outcome_text(run, status), err=as_json)
     if as_json:
-        click.echo(json.dumps(last_document(run, status)))
+        click.echo(json_line(last_document(run, status)))
 
 
-def interrupted(run: RunDir, handle: JobHandle, cluster: Cluster) -> int:
+def interrupted(run: RunDir, handle: JobHandle, cluster: Cluster, host: PluginHost) -> int:
     """Ctrl-C: on a terminal ask what is to become of the job; elsewhere leave it running."""
     if sys.stdin.isatty() and sys.stderr.isatty():
-        answer = click.prompt(
-            f"\n{run.name} is running. (l)eave it or (s)top it?", type=click.Choice(["l", "s"]), default="l", err=True
-        )
+        question = f"\n{run.name} is running. (l)eave it or (s)top it?"
+        answer = click.prompt(question, type=click.Choice(["l", "s"]), default="l", err=True)
         if answer == "s":
             cluster.stop(handle)
-            click.echo(f"{run.name}: asked to stop", err=True)
-            return 130
+            status = follow_run(run, handle, cluster, QuietReporter(), STOP_TIMEOUT_SECONDS)
+            finish_run(run, status, host)
+            click.echo(outcome_text(run, status), err=True)
+            return EXIT_INTERRUPTED
     click.echo(f"{run.name} goes on; `launcher wait {run.name}` finds it again", err=True)
-    return 130
+    return EXIT_INTERRUPTED

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
 from tunewright.contracts.files import json_text
 from tunewright.contracts.jobs import JobSpec, SubmissionPlan
 from tunewright.contracts.plugins import PluginHost
 from tunewright.contracts.rundir import RunDir
-from tunewright.launcher.commands.options import as_json, experiment_arguments, experiment_options
-from tunewright.launcher.prepare import CheckedExperiment, check_experiment, make_job, plan_job, say_notes
+from tunewright.launcher.commands.options import as_json, experiment_options
+from tunewright.launcher.preflight import notes
+from tunewright.launcher.prepare import ExperimentArguments, check_experiment, make_job, plan_job, resolved_document
 from tunewright.launcher.run_store import find_run, free_name
 
 
@@ -19,28 +18,21 @@ from tunewright.launcher.run_store import find_run, free_name
 @experiment_options
 @click.option("--diff", "other", metavar="RUN", help="Show only what differs from what RUN sent.")
 @as_json
-def plan(
-    experiment: Path,
-    cluster: str | None,
-    assignments: tuple[str, ...],
-    name: str | None,
-    allow_dirty: bool,
-    other: str | None,
-    as_json: bool,
-) -> None:
+def plan(arguments: ExperimentArguments, other: str | None, as_json: bool) -> None:
     """Show what `launch EXPERIMENT` would send, in the cluster's own words.
 
     Builds nothing, writes nothing, opens no socket. Equal inputs give equal bytes.
     """
-    arguments = experiment_arguments(experiment, cluster, assignments, name, allow_dirty)
     checked = check_experiment(arguments, PluginHost.discover())
-    for note in say_notes(checked.report):
+    for note in notes(checked.report):
         click.echo(note, err=True)
-    run = RunDir.of(checked.home, name or free_name(checked.home, checked.experiment.spec.name))
+    compared = find_run(checked.home, other) if other is not None else None
+    run = RunDir.of(checked.home, arguments.name or free_name(checked.home, checked.experiment.spec.name))
     job = make_job(checked, run, checked.environment, checked.dataset)
     submission = plan_job(checked, job)
-    if other is not None:
-        click.echo(difference(find_run(checked.home, other), checked, submission), nl=False)
+    if compared is not None:
+        difference = difference_from(compared, submission, json_text(resolved_document(checked.experiment)))
+        click.echo(json_text({"run": job.run, "other": other, "diff": difference}) if as_json else difference, nl=False)
     elif as_json:
         click.echo(json_text(document(job, submission)), nl=False)
     else:
@@ -64,20 +56,19 @@ def document(job: JobSpec, submission: SubmissionPlan) -> dict[str, object]:
     }
 
 
-def difference(run: RunDir, checked: CheckedExperiment, submission: SubmissionPlan) -> str:
-    """A unified diff from what `run` sent, and from its resolved experiment, to now."""
+def difference_from(run: RunDir, submission: SubmissionPlan, resolved: str) -> str:
+    """A unified diff from what `run` sent, and from its resolved experiment, to now. Empty where nothing differs."""
     import difflib
 
-    now = {f"plan/{file.name}": file.text for file in submission.files}
-    now["resolved.json"] = json_text({**checked.experiment.spec.to_document(), "digest": checked.experiment.digest})
-    then = {name: (run.path / name).read_text() if (run.path / name).is_file() else "" for name in now}
-    return "".join(
-        line
-        for name in now
-        for line in difflib.unified_diff(
-            _ended(then[name]).splitlines(keepends=True), _ended(now[name]).splitlines(keepends=True), f"{run.name}/{name}", f"now/{name}"
-        )
-    )  # fmt: skip
+    now = {"resolved.json": resolved} | {f"plan/{file.name}": file.text for file in submission.files}
+    then = {f"plan/{path.name}": path.read_text() for path in sorted(run.plan.glob("[!.]*"))}
+    if run.resolved.is_file():
+        then["resolved.json"] = run.resolved.read_text()
+    lines: list[str] = []
+    for name in dict.fromkeys((*now, *then)):
+        old, new = (_ended(files.get(name, "")).splitlines(keepends=True) for files in (then, now))
+        lines += difflib.unified_diff(old, new, f"{run.name}/{name}", f"now/{name}")
+    return "".join(lines)
 
 
 def _ended(content: str) -> str:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
 from typing import Any
 
 import click
+from pydantic import TypeAdapter
+from pydantic.fields import FieldInfo
 
 from tunewright.contracts.clusters import ClusterInfo
 from tunewright.contracts.plugins import PluginHost
@@ -29,10 +32,12 @@ def plugins(as_json: bool) -> None:
         click.echo(f"\n{kind}")
         for entry in document[kind]:
             click.echo(f"  {entry['name']}  {entry['summary']}")
-            if entry.get("capabilities"):
-                click.echo(f"      can: {', '.join(entry['capabilities'])}")
+            for key in ("capabilities", "strategies"):
+                if entry.get(key):
+                    click.echo(f"      {key}: {', '.join(entry[key])}")
             for option in entry["options"]:
-                click.echo(f"      {option['name']} = {option['default']!r}  {option['description']}")
+                value = "(required)" if option["required"] else json.dumps(option["default"], ensure_ascii=False)
+                click.echo(f"      {option['name']} = {value}  {option['description']}")
 
 
 def installed(host: PluginHost) -> dict[str, Any]:
@@ -45,26 +50,34 @@ def installed(host: PluginHost) -> dict[str, Any]:
 
 
 def _cluster(info: ClusterInfo) -> dict[str, Any]:
-    capabilities = sorted(capability.value for capability in info.capabilities)
-    return {"name": info.name, "summary": info.summary, "capabilities": capabilities, "options": _options(info.options_type)}
+    capabilities, options = sorted(capability.value for capability in info.capabilities), _options(info.options_type)
+    return {"name": info.name, "summary": info.summary, "capabilities": capabilities, "options": options}
 
 
 def _variant(info: VariantInfo) -> dict[str, Any]:
-    strategies = sorted(info.strategies)
-    return {"name": info.name, "summary": info.summary, "strategies": strategies, "options": _options(info.options_type)}
+    strategies, options = sorted(info.strategies), _options(info.options_type)
+    return {"name": info.name, "summary": info.summary, "strategies": strategies, "options": options}
 
 
 def _options(options_type: type[Spec]) -> list[dict[str, Any]]:
     descriptions = _descriptions(options_type)
     return [
         {
-            "name": name,
-            "default": None if field.is_required() else field.get_default(call_default_factory=True, validated_data={}),
+            "name": field.alias or name,
+            "default": _default(field),
             "required": field.is_required(),
             "description": descriptions.get(name, "").split("\n")[0],
         }
         for name, field in options_type.model_fields.items()
     ]
+
+
+def _default(field: FieldInfo) -> Any:
+    """The default in plain JSON types, or None where there is none."""
+    if field.is_required():
+        return None
+    value = field.get_default(call_default_factory=True, validated_data={})
+    return TypeAdapter(Any).dump_python(value, mode="json", fallback=str)
 
 
 def _descriptions(options_type: type[Spec]) -> dict[str, str]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import sys
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import click
@@ -12,44 +12,42 @@ from tunewright.contracts.errors import TunewrightError, UsageError
 from tunewright.contracts.plugins import PluginHost
 from tunewright.contracts.rundir import RunDir
 from tunewright.contracts.status import JobStatus
-from tunewright.launcher.commands.launch import tell
-from tunewright.launcher.commands.options import as_json, current_home, print_json
+from tunewright.launcher.commands.launch import STOP_TIMEOUT_SECONDS, tell
+from tunewright.launcher.commands.options import as_json, current_home, print_json, run_argument
 from tunewright.launcher.finish import finish_run, last_document
-from tunewright.launcher.follow import follow_run
-from tunewright.launcher.progress import reporter_for
-from tunewright.launcher.run_store import all_runs, find_run, last_line, read_handle, read_job, read_lines
-from tunewright.launcher.states import states_of
-from tunewright.launcher.submit import cluster_of, status_of
+from tunewright.launcher.follow import follow_run, wait_for_handle
+from tunewright.launcher.progress import JsonReporter, QuietReporter, json_line, state_text
+from tunewright.launcher.run_store import all_runs, find_run, last_line, read_handle, read_job, read_json, read_lines
+from tunewright.launcher.states import cluster_of, states_of, status_of
 
-run_argument = click.argument("run", metavar="RUN")
+_COLUMNS = ("run", "state", "cluster", "step", "loss", "started")
 
 
 @click.command(name="list")
 @as_json
 def list_runs(as_json: bool) -> None:
     """List the runs, oldest first, each with its state now."""
-    host = PluginHost.discover()
     runs = all_runs(current_home())
-    rows = [_row(run, status) for run, status in zip(runs, states_of(runs, host), strict=True)]
+    rows = [_row(run, status) for run, status in zip(runs, states_of(runs, PluginHost.discover()), strict=True)]
     if as_json:
         print_json(rows)
         return
-    titles = ("run", "state", "cluster", "step", "loss", "started")
-    table = [titles, *(tuple(_cell(row[title]) for title in titles) for row in rows)]
-    widths = [max(len(line[column]) for line in table) for column in range(len(titles))]
+    table = [_COLUMNS, *(tuple(_cell(row[column]) for column in _COLUMNS) for row in rows)]
+    widths = [max(len(line[column]) for line in table) for column in range(len(_COLUMNS))]
     for line in table:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
 def _row(run: RunDir, status: JobStatus) -> dict[str, Any]:
-    step, job = last_line(run.metrics), read_job(run)
+    step, experiment = last_line(run.metrics), read_json(run.job).get("experiment") or {}
     return {
         "run": run.name,
         "state": status.state.value,
-        "cluster": job.experiment.cluster.name if job.experiment else None,
+        "cluster": (experiment.get("cluster") or {}).get("name"),
         "step": step.get("step"),
         "loss": step.get("loss"),
         "started": status.started_at,
+        "message": status.message,
         "run_dir": str(run.path),
     }
 
@@ -69,18 +67,7 @@ def status(run: str, as_json: bool) -> None:
     found = find_run(current_home(), run)
     state = status_of(found, cluster_of(found, host))
     finish_run(found, state, host)
-    handle, step = read_handle(found), last_line(found.metrics)
-    document = {
-        **last_document(found, state),
-        "signal": state.signal,
-        "attempt": state.attempt,
-        "started_at": state.started_at,
-        "ended_at": state.ended_at,
-        "native_id": handle.native_id if handle else None,
-        "step": step.get("step"),
-        "max_steps": step.get("max_steps"),
-        "loss": step.get("loss"),
-    }
+    document = {**last_document(found, state), **_details(found, state)}
     if as_json:
         print_json(document)
         return
@@ -90,18 +77,33 @@ def status(run: str, as_json: bool) -> None:
             click.echo(f"{key.replace('_', ' '):{width}}  {value}")
 
 
+def _details(run: RunDir, status: JobStatus) -> dict[str, Any]:
+    handle, step = read_handle(run), last_line(run.metrics)
+    return {
+        "signal": status.signal,
+        "attempt": status.attempt,
+        "started_at": status.started_at,
+        "ended_at": status.ended_at,
+        "cluster": handle.cluster if handle else None,
+        "native_id": handle.native_id if handle else None,
+        "step": step.get("step"),
+        "max_steps": step.get("max_steps"),
+        "loss": step.get("loss"),
+    }
+
+
 @click.command()
 @run_argument
-@click.option("--timeout", "timeout_seconds", type=float, metavar="SECONDS", help="Give up waiting after this; exit 75.")
+@click.option(
+    "--timeout", "timeout_seconds", type=click.FloatRange(0), metavar="SECONDS", help="Give up then; exit 75."
+)
 @as_json
 def wait(run: str, timeout_seconds: float | None, as_json: bool) -> int:
     """Wait for the end of RUN and exit with its exit code."""
     host = PluginHost.discover()
     found = find_run(current_home(), run)
-    cluster, handle = cluster_of(found, host), read_handle(found)
-    if handle is None:
-        raise UsageError(f"run `{run}` was never submitted", f"`launch EXPERIMENT --name {run}` goes on with it")
-    state = follow_run(found, handle, cluster, reporter_for(as_json, quiet=not as_json), timeout_seconds)
+    cluster, handle = cluster_of(found, host), wait_for_handle(found, timeout_seconds)
+    state = follow_run(found, handle, cluster, JsonReporter() if as_json else QuietReporter(), timeout_seconds)
     finish_run(found, state, host)
     tell(found, state, cluster, as_json)
     return state.shell_exit_code
@@ -116,49 +118,54 @@ def wait(run: str, timeout_seconds: float | None, as_json: bool) -> int:
 def logs(run: str, follow: bool, replica: int, since: int, as_json: bool) -> None:
     """Print what RUN wrote, byte for byte. With --json, an object for each line."""
     found = find_run(current_home(), run)
-    handle = read_handle(found)
+    nodes = read_job(found).resources.nodes
+    if replica >= nodes:
+        raise UsageError(f"--replica {replica}: run `{run}` has {nodes} node(s); allowed: 0 to {nodes - 1}")
+    handle = wait_for_handle(found) if follow else read_handle(found)
     if handle is None:
         return
     pieces = cluster_of(found, PluginHost.discover()).logs(handle, replica=replica, follow=follow, since=since)
-    if not as_json:
-        for piece in pieces:
-            sys.stdout.buffer.write(piece)
-            sys.stdout.buffer.flush()
+    if as_json:
+        for line in lines_of(pieces):
+            click.echo(json_line({"line": line.decode(errors="replace")}))
         return
+    for piece in pieces:
+        sys.stdout.buffer.write(piece)
+        sys.stdout.buffer.flush()
+
+
+def lines_of(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """Whole lines from pieces of any size; the last one need not end in a newline."""
     rest = b""
     for piece in pieces:
         *lines, rest = (rest + piece).split(b"\n")
-        for line in lines:
-            click.echo(json.dumps({"line": line.decode(errors="replace")}))
+        yield from lines
     if rest:
-        click.echo(json.dumps({"line": rest.decode(errors="replace")}))
+        yield rest
 
 
 @click.command()
 @run_argument
 @as_json
 def stop(run: str, as_json: bool) -> None:
-    """Stop RUN: its whole process tree. A run that has ended is left as it is."""
+    """Stop RUN: its whole process tree. Returns once it has ended; a run that has ended is left as it is."""
     host = PluginHost.discover()
     found = find_run(current_home(), run)
-    cluster, handle = cluster_of(found, host), read_handle(found)
-    if handle is None:
-        state = status_of(found, cluster)
-    else:
-        cluster.stop(handle)
-        state = follow_run(found, handle, cluster, reporter_for(False, quiet=True), timeout_seconds=120)
-        finish_run(found, state, host)
+    cluster, handle = cluster_of(found, host), wait_for_handle(found)
+    cluster.stop(handle)
+    state = follow_run(found, handle, cluster, QuietReporter(), STOP_TIMEOUT_SECONDS)
+    finish_run(found, state, host)
     if as_json:
         print_json(last_document(found, state))
     else:
-        click.echo(f"{found.name}: {state.state.value.lower()}", err=True)
+        click.echo(f"{found.name}: {state_text(state.to_document())}", err=True)
 
 
 @click.command()
 @run_argument
 @as_json
 def events(run: str, as_json: bool) -> None:
-    """Show every change of RUN's state, with time and cause."""
+    """Show every change of RUN's state, with time and cause. With --json, a line each."""
     found = find_run(current_home(), run)
     try:
         status_of(found, cluster_of(found, PluginHost.discover()))  # what has changed since anyone looked
@@ -166,9 +173,7 @@ def events(run: str, as_json: bool) -> None:
         click.echo(f"warning: {error}", err=True)
     for event in read_lines(found.events):
         if as_json:
-            click.echo(json.dumps(event, ensure_ascii=False))
+            click.echo(json_line(event))
         else:
             cause = f" ({event['cause']})" if event.get("cause") else ""
             click.echo(f"{event['time']}  {event['state']}{cause}  {event.get('message', '')}".rstrip())
-
-

@@ -29,16 +29,17 @@ def experiment_schema(host: PluginHost) -> dict[str, Any]:
     for name, definition in definitions.items():
         _describe(definition, getattr(experiment, name))
     for cluster in host.clusters:
-        definitions[f"cluster-options-{cluster.name}"] = _options_schema(cluster.options_type)
+        _define(definitions, f"cluster-options-{cluster.name}", cluster.options_type)
     for variant in host.variants:
-        definitions[f"training-options-{variant.name}"] = _options_schema(variant.options_type)
+        _define(definitions, f"training-options-{variant.name}", variant.options_type)
     return document
 
 
-def _options_schema(options_type: type[Spec]) -> dict[str, Any]:
-    document = options_type.model_json_schema(by_alias=True)
-    _describe(document, options_type)
-    return document
+def _define(definitions: dict[str, Any], name: str, options_type: type[Spec]) -> None:
+    # References count from the whole document: the options' own definitions must say that they lie deeper.
+    schema = options_type.model_json_schema(by_alias=True, ref_template=f"#/$defs/{name}/$defs/{{model}}")
+    _describe(schema, options_type)
+    definitions[name] = schema
 
 
 def _describe(document: dict[str, Any], spec_type: type[Spec]) -> None:

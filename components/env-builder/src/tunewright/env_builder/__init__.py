@@ -1,0 +1,1 @@
+"""From a commit to an environment: built once, cached by what decides it, verified, identified by digest."""
