@@ -12,7 +12,9 @@ PEXES = ("launcher", "env-builder", "dataset-cacher", "trainer")
 
 def problems() -> list[str]:
     """What is missing or wrong, a sentence each."""
-    found = [f"dist/tunewright-{name}.pex is missing" for name in PEXES if not Path(f"dist/tunewright-{name}.pex").exists()]
+    found = [
+        f"dist/tunewright-{name}.pex is missing" for name in PEXES if not Path(f"dist/tunewright-{name}.pex").exists()
+    ]
     for pyproject in sorted(Path().glob("*/*/pyproject.toml")):
         project = tomllib.loads(pyproject.read_text())["project"]
         stem = f"{project['name'].replace('-', '_')}-{project['version']}"

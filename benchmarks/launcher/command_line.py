@@ -3,8 +3,8 @@
     ./pants package components/launcher:launcher
     python3.11 benchmarks/launcher/command_line.py [--peer PYTHON_WITH_TORCHX] [--runs 15]
 
-One run interleaves everything it compares, so that a machine that slows down slows all of it. The figure to quote is the
-median, and the ratio of the medians.
+One run interleaves everything it compares, so that a machine that slows down slows all of it. The figure to quote is
+the median, and the ratio of the medians.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ SHORT = ("--set", "training.max_steps=8", "--set", "checkpoint.every_steps=3", "
 
 # The trainer's PEX is there already, and Pants must not be started inside a test of Pants: a plugin gives it, by the
 # hook that is there for this. `.ci/run` has the env-builder build it from a clone.
-PROVIDER = '''
+PROVIDER = """
 from tunewright.contracts.environments import EnvironmentRef
 from tunewright.contracts.hookspecs import hookimpl
 
@@ -36,7 +36,7 @@ def tunewright_provide_environment(environment):
         kind="pex", key="e2e", reference={trainer!r}, command=({python!r}, {trainer!r}),
         variables={{"PEX_ROOT": {pex_root!r}, "OMP_NUM_THREADS": "1"}}, sha256="0" * 64,
     )
-'''
+"""
 
 
 def make_wheel(directory: Path, name: str, entry_point: str, module: str, source: str) -> Path:

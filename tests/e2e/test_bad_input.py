@@ -25,6 +25,9 @@ max_steps = 1
 """
 
 
+GOOD_ROW = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
+
+
 @pytest.mark.parametrize(
     ("assignment", "code", "words"),
     [
@@ -61,12 +64,14 @@ def test_a_wrong_value_is_named_with_what_is_allowed(
     ("rows", "words"),
     [
         ([], ["rows.jsonl"]),
-        ([{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}, {"text": "x"}], ["rows.jsonl:2", "messages"]),
+        ([GOOD_ROW, {"text": "x"}], ["rows.jsonl:2", "messages"]),
         ([{"messages": []}], ["rows.jsonl:1"]),
         ([{"messages": [{"role": "user"}]}], ["rows.jsonl:1", "content"]),
     ],
 )  # fmt: skip
-def test_bad_rows_are_named_by_file_and_line(rows: list[object], words: list[str], project: Project, tmp_path: Path) -> None:
+def test_bad_rows_are_named_by_file_and_line(
+    rows: list[object], words: list[str], project: Project, tmp_path: Path
+) -> None:
     source = tmp_path / "rows.jsonl"
     source.write_text("".join(json.dumps(row) + "\n" for row in rows))
     experiment = tmp_path / "bad.toml"
@@ -96,7 +101,9 @@ def test_a_dirty_tree_is_refused_and_kept_when_allowed(project: Project) -> None
     try:
         result = project.launcher("launch", "examples/quickstart.toml", expect=77)
         assert "stray.txt" in result.stderr
-        run = project.launch("examples/quickstart.toml", "--allow-dirty", "--name", "dirty", "--set", "training.max_steps=1")
+        run = project.launch(
+            "examples/quickstart.toml", "--allow-dirty", "--name", "dirty", "--set", "training.max_steps=1"
+        )
     finally:
         stray.unlink()
     assert "not committed" in (Path(run["run_dir"]) / "dirty.patch").read_text()

@@ -52,7 +52,16 @@ def test_every_file_that_is_promised_is_there(quickstart: dict[str, Any]) -> Non
 
 def test_every_metric_that_is_promised_is_logged(project: Project, quickstart: dict[str, Any]) -> None:
     lines = project.metrics(quickstart["run"])
-    promised = {"step", "loss", "learning_rate", "grad_norm", "tokens", "tokens_per_second", "padding_ratio", "elapsed_seconds"}
+    promised = {
+        "step",
+        "loss",
+        "learning_rate",
+        "grad_norm",
+        "tokens",
+        "tokens_per_second",
+        "padding_ratio",
+        "elapsed_seconds",
+    }
     assert [line["step"] for line in lines] == list(range(1, 9))
     assert all(promised <= line.keys() for line in lines)
     assert lines[-1]["loss"] < lines[0]["loss"]
@@ -127,7 +136,9 @@ def test_the_job_outlives_a_killed_launcher_and_is_found_again(project: Project,
 
 
 def test_stop_ends_the_trainer_and_exits_75(project: Project, quickstart: dict[str, Any]) -> None:
-    project.launch("examples/quickstart.toml", "--name", "stopped", *SHORT, "--set", "training.max_steps=100000", "--detach")
+    project.launch(
+        "examples/quickstart.toml", "--name", "stopped", *SHORT, "--set", "training.max_steps=100000", "--detach"
+    )
     project.wait_for_step("stopped", 1)
     trainers = trainer_pids(project.run_dir("stopped"))
     project.launcher("stop", "stopped")

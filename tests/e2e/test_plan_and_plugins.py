@@ -41,7 +41,8 @@ class Foreground:
             with open(Path(job["dir"], "foreground.log"), "wb") as log:
                 log.write(job["greeting"].encode() + b"\\n")
                 log.flush()
-                code = subprocess.run(job["argv"], env={**job["env"], "HOME": job["dir"]}, stdout=log, stderr=log).returncode
+                env = {**job["env"], "HOME": job["dir"]}
+                code = subprocess.run(job["argv"], env=env, stdout=log, stderr=log).returncode
             result.write_text(str(code))
         return JobHandle(cluster="foreground", native_id=key, data=str(result))
 
@@ -101,12 +102,15 @@ def test_plan_works_where_nothing_can_be_written_or_reached(project: Project, qu
         "def watch(event, arguments):\n"
         "    if event == 'socket.__new__' or event.startswith('socket.connect'):\n"
         "        os.write(2, b'FORBIDDEN socket\\n')\n"
-        "    if event == 'open' and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):\n"
+        "    writes = os.O_WRONLY | os.O_RDWR | os.O_CREAT\n"
+        "    if event == 'open' and isinstance(arguments[2], int) and arguments[2] & writes:\n"
         "        if not str(arguments[0]).startswith('/dev/'):\n"
         "            os.write(2, f'FORBIDDEN write {arguments[0]}\\n'.encode())\n"
         "sys.addaudithook(watch)\n"
     )
-    script = hook + "from tunewright.launcher.cli import main\nsys.argv[1:] = ['plan', 'examples/quickstart.toml']\nmain()\n"
+    script = (
+        hook + "from tunewright.launcher.cli import main\nsys.argv[1:] = ['plan', 'examples/quickstart.toml']\nmain()\n"
+    )
     environment = {**project.environment, "PEX_INTERPRETER": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     result = subprocess.run([sys.executable, str(LAUNCHER), "-c", script], cwd=project.root, env=environment,
                             text=True, capture_output=True, check=False, timeout=60)  # fmt: skip

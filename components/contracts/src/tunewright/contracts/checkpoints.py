@@ -67,7 +67,7 @@ def read_checkpoint_manifest(checkpoint: Path) -> CheckpointManifest:
 
 
 def verify_checkpoint(checkpoint: Path) -> CheckpointManifest:
-    """Read every file of the checkpoint and compare it with its digest; raise CheckpointCorrupted naming each that differs."""
+    """Compare every file of the checkpoint with its digest. Raises CheckpointCorrupted naming all that differ."""
     manifest = read_checkpoint_manifest(checkpoint)
     problems = [problem for record in manifest.files if (problem := record.problem(checkpoint))]
     if problems:

@@ -88,7 +88,7 @@ def version_option(distribution: str) -> Callable[[Command], Command]:
 def run_command_line(command: click.Command, program: str, arguments: Sequence[str] | None = None) -> NoReturn:
     """Run `command` and exit: 64 for usage, an error's own code with its message, 130 for Ctrl-C. No tracebacks.
 
-    A command may return an int: the exit code. An error that is not in our tree is a bug of ours and keeps its traceback.
+    A command may return an int: the exit code. An error outside our tree is a bug of ours and keeps its traceback.
     """
     from tunewright.contracts.errors import TunewrightError
 

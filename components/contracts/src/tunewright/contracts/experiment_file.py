@@ -214,7 +214,9 @@ def _problem(spec_type: type[BaseModel], details: ErrorDetails, prefix: str) -> 
         return Problem(path, details["msg"].removeprefix("Value error, "))
     if kind == "literal_error":
         close = difflib.get_close_matches(str(value), _quoted(context.get("expected", "")), n=1)
-        return Problem(path, f"must be one of {context['expected']}, got {value!r}", f"did you mean `{close[0]}`?" if close else "")
+        return Problem(
+            path, f"must be one of {context['expected']}, got {value!r}", f"did you mean `{close[0]}`?" if close else ""
+        )
     limits = {"greater_than": ("gt", "above"), "greater_than_equal": ("ge", "at least"),
               "less_than": ("lt", "below"), "less_than_equal": ("le", "at most")}  # fmt: skip
     if kind in limits:

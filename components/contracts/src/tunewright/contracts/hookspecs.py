@@ -67,8 +67,8 @@ def tunewright_register_chat_templates(register: ChatTemplateRegistry) -> None:
 def tunewright_preflight(experiment: ResolvedExperiment) -> Sequence[Finding]:  # type: ignore[empty-body]  # a spec has no body
     """Judge the experiment. An `error` refuses the run; all plugins' findings are joined.
 
-    Called after resolving, before anything is built or paid for, and by `launcher plan`: write nothing, send nothing. If it raises,
-    that is an error finding with the plugin's name.
+    Called after resolving, before anything is built or paid for, and by `launcher plan`: write nothing, send nothing.
+    If it raises, that is an error finding with the plugin's name.
     """
 
 

@@ -97,7 +97,9 @@ class PluginHost:
         if known is not None:
             if (known.distribution, known.module) == (plugin.distribution, plugin.module):
                 return  # the same distribution, seen twice on the path
-            raise DuplicatePlugin(f"two plugins are called `{plugin.name}`: {known} and {plugin}", "uninstall one of them")
+            raise DuplicatePlugin(
+                f"two plugins are called `{plugin.name}`: {known} and {plugin}", "uninstall one of them"
+            )
         try:
             module = entry_point.load()
         except Exception as error:  # one broken plugin must not take the others with it

@@ -156,14 +156,19 @@ def compose_record(run_dir: RunDir, outcome: JobStatus, written_at: str) -> Prov
 
 
 _SUMMARY_KEYS = (
-    "started_at", "ended_at", "steps", "tokens", "first_loss", "last_loss", "resumed_from_step", "num_processes", "error",
+    "started_at", "ended_at", "steps", "tokens", "first_loss", "last_loss", "resumed_from_step", "num_processes",
+    "error",
 )  # fmt: skip
 
 
 def _checkpoint_lines(run_dir: RunDir) -> list[JsonObject]:
     paths = sorted(run_dir.checkpoints.glob(f"step-*/{CHECKPOINT_FILE}"))
     return [
-        {"path": path.parent.relative_to(run_dir.path).as_posix(), "step": _read(path).get("step"), "sha256": sha256_of_file(path)}
+        {
+            "path": path.parent.relative_to(run_dir.path).as_posix(),
+            "step": _read(path).get("step"),
+            "sha256": sha256_of_file(path),
+        }
         for path in paths
     ]
 

@@ -50,7 +50,7 @@ class Registry(Generic[Entry]):
         self._owners[entry.name] = self.plugin
 
     def get(self, name: str, path: str = "") -> Entry:
-        """The entry called `name`. Raises UnknownPlugin, listing what is installed; `path` is the field that named it."""
+        """The entry called `name`, which the field `path` gave. Raises UnknownPlugin, listing what is installed."""
         if name in self._entries:
             return self._entries[name]
         installed = ", ".join(self.names()) or "none"
