@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from tunewright.contracts import command_line
+
 PROGRAM = """
 import click, sys
 from tunewright.contracts.command_line import LazyGroup, run_command_line, version_option
-from tunewright.contracts.errors import InvalidExperiment, Problem
 
 @click.group(cls=LazyGroup, lazy_commands={"greet": ("commands:greet", "Greet."), "fail": ("commands:fail", "Fail."),
                                            "heavy": ("no_such_heavy_module:command", "Do much.")})
@@ -57,7 +58,7 @@ def program(tmp_path: Path) -> Path:
 
 
 def call(program: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    path = os.pathsep.join([str(program.parent), *(one for one in sys.path if one)])
+    path = os.pathsep.join([str(program.parent), *(os.path.abspath(one) for one in sys.path if one)])
     return subprocess.run(
         [sys.executable, str(program), *arguments],
         env={**os.environ, "PYTHONPATH": path, **variables}, capture_output=True, text=True, check=False,
@@ -101,7 +102,8 @@ def test_a_wrong_command_line_ends_with_64_and_says_why(arguments: list[str], wo
 
 def test_an_interrupt_ends_with_130(program: Path) -> None:
     done = call(program, "fail", "interrupt")
-    assert (done.returncode, done.stderr.strip()) == (130, "interrupted")
+    assert (done.returncode, done.stderr.strip()) == (command_line.EXIT_INTERRUPTED, "interrupted")
+    assert command_line.EXIT_INTERRUPTED == 130
 
 
 def test_a_bug_of_ours_keeps_its_traceback(program: Path) -> None:
@@ -121,7 +123,7 @@ def test_version_tells_the_components_own_version_and_commit(program: Path) -> N
 
 
 def test_a_reader_that_goes_away_is_no_error(program: Path) -> None:
-    path = os.pathsep.join([str(program.parent), *(one for one in sys.path if one)])
+    path = os.pathsep.join([str(program.parent), *(os.path.abspath(one) for one in sys.path if one)])
     with subprocess.Popen(
         [sys.executable, str(program), "greet", "you", "--times", "100000"],
         env={**os.environ, "PYTHONPATH": path}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,

@@ -18,6 +18,7 @@ from typing import Any
 
 from tunewright.contracts.environments import CodeOrigin, EnvironmentRequest
 from tunewright.contracts.experiment import EnvironmentSpec
+from tunewright.env_builder import cli, commands
 
 PANTS = """#!{python}
 import json, os, pathlib, shutil, sys, time
@@ -37,6 +38,9 @@ if pathlib.Path("components/trainer/broken").exists():
     sys.exit(3)
 shutil.copytree("components/trainer/src", pex, dirs_exist_ok=True)
 """
+
+# The program imports its commands by their names only; imported here, Pants gives them to the tests.
+PROGRAM = (cli.__name__, commands.__name__)[0]
 
 MAIN = """import os, sys
 assert sys.argv[1:] == ["--version"], sys.argv
@@ -102,13 +106,14 @@ class Checkout:
         """Start the env-builder's command line in the checkout."""
         environment = {
             **os.environ,
-            "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+            # Absolute: below Pants the path has relative entries, and this process starts in the checkout.
+            "PYTHONPATH": os.pathsep.join(os.path.abspath(path) for path in sys.path if path),
             "TUNEWRIGHT_HOME": str(self.home),
             "PANTS_SEEN": str(self.seen),
             **variables,
         }
         return subprocess.Popen(
-            [sys.executable, "-m", "tunewright.env_builder.cli", *arguments],
+            [sys.executable, "-m", PROGRAM, *arguments],
             cwd=self.root, env=environment, text=True, stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip

@@ -1,1 +1,1 @@
-"""From a job to checkpoints and a model. Runs inside the environment, on every node of the job."""
+"""From a job to checkpoints and a model; runs inside the environment."""

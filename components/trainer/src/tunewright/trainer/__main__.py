@@ -1,5 +1,8 @@
-"""`python -m tunewright.trainer`: how the processes of a node are started."""
+"""`python -m tunewright.trainer`: how a node starts its processes."""
+
+from __future__ import annotations
 
 from tunewright.trainer.cli import main
 
-main()
+if __name__ == "__main__":
+    main()

@@ -1,100 +1,119 @@
-"""Low-rank adapters with peft: put onto a model, saved, merged. What `lora` and `qlora` share."""
+"""LoRA adapters by peft: putting them on, saving them beside the name of their base, merging them into it."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 
-from tunewright.contracts.errors import InvalidExperiment, Problem
+from tunewright.contracts.errors import InvalidExperiment, Problem, UsageError
 from tunewright.contracts.files import write_json_atomically
-from tunewright.trainer.models import ModelContext, base_location, from_pretrained
+from tunewright.contracts.jobs import ModelReference
+from tunewright.trainer.model_loading import load_reference, save_whole_model
 
-ALL_LINEAR = "all-linear"
+_TARGETS_PATH = "training.options.target_modules"
 
 
 class AdapterOptions(Protocol):
-    """What a variant's options must have to get an adapter."""
+    """What an adapter variant's options have in common."""
 
     @property
     def rank(self) -> int:
-        """The adapter's rank."""
+        """Width."""
 
     @property
     def alpha(self) -> float:
-        """The adapter is scaled by alpha / rank."""
+        """Output is scaled by alpha / rank."""
 
     @property
     def dropout(self) -> float:
-        """Share of the adapter's input that is dropped in training."""
+        """Share of inputs zeroed in training."""
 
     @property
-    def target_modules(self) -> str | tuple[str, ...]:
-        """`all-linear`, or names of modules."""
+    def target_modules(self) -> Literal["all-linear"] | tuple[str, ...]:
+        """Which layers."""
+
+    @property
+    def use_rslora(self) -> bool:
+        """Scale by alpha / sqrt(rank) instead."""
+
+    @property
+    def bias(self) -> Literal["none"]:
+        """Biases stay as they are."""
 
 
-def attach_adapter(model: torch.nn.Module, options: AdapterOptions, seed: int) -> torch.nn.Module:
-    """`model`, frozen, with an adapter that learns. Raises InvalidExperiment for a target that matches nothing."""
+def add_adapters(model: Any, options: AdapterOptions, base: ModelReference) -> Any:
+    """A peft model: `model` frozen, adapters on it trained in float32. `base` is what the adapters will name as theirs.
+
+    Raises InvalidExperiment for each target that matches no layer.
+    """
     from peft import LoraConfig, get_peft_model
 
-    check_targets(model, options.target_modules)
-    targets = options.target_modules if isinstance(options.target_modules, str) else list(options.target_modules)
+    refuse_unmatched_targets(model, options.target_modules)
+    model.requires_grad_(False)
+    targets = options.target_modules
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=options.rank,
         lora_alpha=options.alpha,
         lora_dropout=options.dropout,
-        target_modules=targets,
-        bias="none",
+        target_modules=targets if isinstance(targets, str) else list(targets),
+        use_rslora=options.use_rslora,
+        bias=options.bias,
     )
-    torch.manual_seed(seed)  # the adapter's first values
-    adapted: torch.nn.Module = get_peft_model(model, config)
+    try:
+        adapted = get_peft_model(model, config)
+    except (ValueError, TypeError, NotImplementedError) as error:
+        raise _invalid([Problem(_TARGETS_PATH, str(error).split("\n")[0], _available(model))]) from error
+    config = adapted.peft_config["default"]
+    config.base_model_name_or_path, config.revision = base.name_or_path, base.revision
     return adapted
 
 
-def check_targets(model: torch.nn.Module, targets: str | tuple[str, ...]) -> None:
-    """Each name must be that of a linear module: a typo must not train nothing in silence."""
-    if targets == ALL_LINEAR:
+def refuse_unmatched_targets(model: torch.nn.Module, targets: Literal["all-linear"] | Sequence[str]) -> None:
+    """Raise InvalidExperiment naming every target that no layer of `model` is called."""
+    if isinstance(targets, str):
         return
-    names = (targets,) if isinstance(targets, str) else targets
-    linear = sorted({name.rsplit(".", 1)[-1] for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)})
-    paths = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
-    unmatched = [name for name in names if not any(path == name or path.endswith(f".{name}") for path in paths)]
-    if unmatched or not names:
-        missing = ", ".join(f"`{name}`" for name in unmatched) or "an empty list"
-        problem = Problem(
-            "training.options.target_modules",
-            f"{missing} matches no linear module of the model",
-            f"the model has: {', '.join(linear)}; or `{ALL_LINEAR}`",
+    names = [name for name, _ in model.named_modules()]
+    unmatched = [
+        target for target in targets if not any(name == target or name.endswith(f".{target}") for name in names)
+    ]
+    if unmatched:
+        hint = _available(model)
+        raise _invalid(
+            [Problem(_TARGETS_PATH, f"`{target}` matches no layer of the model", hint) for target in unmatched]
         )
-        raise InvalidExperiment.from_problems("job", [problem])
 
 
-def adapter_names(model: torch.nn.Module) -> set[str]:
-    """The names, in the state dict, of all that learns."""
-    return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+def _available(model: torch.nn.Module) -> str:
+    linear = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+    return f"linear layers there: {', '.join(sorted(linear)) or 'none'}; or `all-linear`"
 
 
-def save_adapter(model: torch.nn.Module, directory: Path, context: ModelContext) -> None:
-    """The adapter in peft's format; its configuration names the base it stands on."""
-    model.save_pretrained(directory)  # type: ignore[operator]
-    base, revision = base_location(context)
-    path = directory / "adapter_config.json"
-    configuration: dict[str, Any] = json.loads(path.read_text())
-    configuration["base_model_name_or_path"], configuration["revision"] = base, revision
-    # peft keeps a list of targets as a set: sorted, the file is the same every time.
-    if isinstance(configuration.get("target_modules"), list):
-        configuration["target_modules"].sort()
-    write_json_atomically(path, configuration)
-    (directory / "README.md").unlink(missing_ok=True)  # peft's empty model card; ours says where it comes from
+def _invalid(problems: list[Problem]) -> InvalidExperiment:
+    return InvalidExperiment.from_problems("the adapters", problems)
 
 
-def merge_adapter(saved: Path, directory: Path, context: ModelContext) -> None:
-    """The base in full precision with the adapter in `saved` added to its weights: logits equal adapter on base."""
-    from peft import PeftModel
+def save_adapter(model: Any, directory: Path) -> None:
+    """Write the adapters in peft's format: `adapter_model.safetensors` and `adapter_config.json` naming their base."""
+    # `auto` would ask the hub whether the base's vocabulary has changed.
+    model.save_pretrained(directory, save_embedding_layers=False)
+    config = directory / "adapter_config.json"
+    document = json.loads(config.read_text())
+    # peft keeps the targets as a set, whose order differs from process to process.
+    document["target_modules"] = sorted(document["target_modules"])
+    write_json_atomically(config, document)
 
-    name, revision = base_location(context)
-    model = PeftModel.from_pretrained(from_pretrained(name, revision), str(saved))
-    model.merge_and_unload().save_pretrained(directory)
+
+def merge_adapter(source: Path, destination: Path) -> None:
+    """Add the adapters in `source` to their base in float32 and write the full model to `destination`."""
+    from peft import PeftConfig, PeftModel
+
+    if not (source / "adapter_config.json").is_file():
+        raise UsageError(f"{source}: has no adapter_config.json: nothing to merge")
+    config = PeftConfig.from_pretrained(str(source))
+    base = load_reference(config.base_model_name_or_path, config.revision)
+    save_whole_model(PeftModel.from_pretrained(base, str(source)).merge_and_unload(), destination)

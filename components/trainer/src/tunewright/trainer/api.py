@@ -1,62 +1,139 @@
-"""What a training variant is written against. The only module of the trainer that `trainers/*` may import.
+"""What a training variant is, and what it may use: the only module of the trainer that variants import.
 
-A variant decides which parameters learn, how the model is loaded for that, and what of it is kept. The loop, the loss,
-the data, checkpoints and records are the trainer's.
+A variant plugin registers a `tunewright.contracts.variants.VariantInfo` whose `entry` names a class. In the job,
+that class is called with the parsed options and gives a `TrainerVariant`. The trainer then calls, in every process:
+
+    variant = MyVariant(options)
+    model = variant.load_model(context)
+    model = variant.prepare_model(model, context)
+    variant.load_trained_state(model, state)    # only where a checkpoint is gone on from
+    ...                                         # the trainer trains every parameter that requires a gradient
+    variant.trained_state(model)                # for each checkpoint, rank 0
+    variant.save_final(model, directory, context)   # at the end, rank 0
+
+and `trainer export --merge` calls `variant.merge(source, destination)`. The trainer owns data, loss, optimizer,
+checkpoints, random state and records; a variant owns what the model is. Most variants subclass `VariantDefaults`
+and write only what differs. A suite to inherit is in the repository: `tests/conformance/variant_suite.py`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
-from tunewright.trainer.adapters import AdapterOptions, adapter_names, attach_adapter, merge_adapter, save_adapter
-from tunewright.trainer.models import ModelContext, ensure_base_weights, load_base_model, save_model
-
-
-class TrainerVariant(Protocol):
-    """One way to train. Made without arguments, once for each process."""
-
-    def load(self, context: ModelContext) -> torch.nn.Module:
-        """The model on the CPU, ready to train: `requires_grad` is set on the parameters that learn, and on no other.
-
-        Raises InvalidExperiment for options that do not fit the model.
-        """
-
-    def trained_state(self, model: torch.nn.Module) -> dict[str, torch.Tensor]:
-        """The tensors of a checkpoint, by name: all that training changes, and no more. `load_trained_state` takes them."""
-
-    def load_trained_state(self, model: torch.nn.Module, state: dict[str, torch.Tensor]) -> None:
-        """Put a checkpoint's tensors into a model that `load` gave. A missing or an extra name is an error."""
-
-    def save(self, model: torch.nn.Module, directory: Path, context: ModelContext) -> None:
-        """Write what users load, with transformers or peft, into the empty `directory`. Safetensors only."""
-
-    def merge(self, saved: Path, directory: Path, context: ModelContext) -> None:
-        """Write a whole model that transformers loads into `directory`, from what `save` wrote into `saved`."""
-
-
-def load_state_strictly(model: torch.nn.Module, state: dict[str, torch.Tensor], names: set[str]) -> None:
-    """Copy `state` into the parameters and buffers `names` of `model`. Raises KeyError where the names differ."""
-    if names != state.keys():
-        raise KeyError(f"the checkpoint's tensors differ from the model's: {sorted(names ^ state.keys())[:5]}")
-    own: dict[str, Any] = model.state_dict(keep_vars=True)
-    with torch.no_grad():
-        for name, tensor in state.items():
-            own[name].copy_(tensor)
-
+from tunewright.contracts.errors import UsageError
+from tunewright.trainer.adapters import AdapterOptions, add_adapters, merge_adapter, save_adapter
+from tunewright.trainer.model_loading import (
+    ModelContext,
+    dtype_named,
+    frozen_base,
+    load_base_model,
+    load_config,
+    load_reference,
+    load_weights,
+    save_whole_model,
+)
 
 __all__ = [
+    "AdapterDefaults",
     "AdapterOptions",
     "ModelContext",
     "TrainerVariant",
-    "adapter_names",
-    "attach_adapter",
-    "ensure_base_weights",
+    "VariantDefaults",
+    "dtype_named",
+    "frozen_base",
     "load_base_model",
-    "load_state_strictly",
-    "merge_adapter",
-    "save_adapter",
-    "save_model",
+    "load_config",
+    "load_reference",
+    "load_weights",
+    "save_whole_model",
 ]
+
+
+@runtime_checkable
+class TrainerVariant(Protocol):
+    """One way to train. Made by calling the registered class with the parsed options."""
+
+    def load_model(self, context: ModelContext) -> Any:
+        """The model to start from, on `context.device`: a transformers `PreTrainedModel`.
+
+        `load_base_model(context)` does what most need. Deterministic: whatever is drawn comes from `context.seed`.
+        """
+
+    def prepare_model(self, model: Any, context: ModelContext) -> Any:
+        """The model that is trained, made from what `load_model` gave: adapters added, `requires_grad` set.
+
+        It is called like a causal language model of transformers. Called right after `torch.manual_seed(context.seed)`.
+        Trained parameters are float32. Raises InvalidExperiment for options that do not fit the model.
+        """
+
+    def trained_state(self, model: Any) -> dict[str, torch.Tensor]:
+        """Every tensor that training changes, by name: what a checkpoint keeps of the model. No copies are needed."""
+
+    def load_trained_state(self, model: Any, state: Mapping[str, torch.Tensor]) -> None:
+        """Put back what `trained_state` gave, exactly. A name too many or too few is an error."""
+
+    def save_final(self, model: Any, directory: Path, context: ModelContext) -> None:
+        """Write into `directory` what a user loads with transformers or peft: safetensors; equal weights, equal bytes.
+
+        The trainer adds tokenizer, chat template and model card, and renames the directory into place.
+        """
+
+    def merge(self, source: Path, destination: Path) -> None:
+        """Write into `destination` the full model that the final model in `source` stands for.
+
+        `source` is what `save_final` wrote. Raises UsageError where there is nothing to merge.
+        """
+
+
+class VariantDefaults:
+    """What most variants do. Subclass it and change what differs."""
+
+    def load_model(self, context: ModelContext) -> Any:
+        """The experiment's model, pretrained or random, float32."""
+        return load_base_model(context)
+
+    def trained_state(self, model: Any) -> dict[str, torch.Tensor]:
+        """The parameters that require a gradient. A parameter that is used in two places is kept once."""
+        return {name: tensor.detach() for name, tensor in model.named_parameters() if tensor.requires_grad}
+
+    def load_trained_state(self, model: Any, state: Mapping[str, torch.Tensor]) -> None:
+        """Copy `state` into those parameters."""
+        own = self.trained_state(model)
+        assert own.keys() == state.keys(), f"other parameters: {sorted(own.keys() ^ state.keys())[:5]}"
+        for name, tensor in own.items():
+            tensor.copy_(state[name])
+
+    def save_final(self, model: Any, directory: Path, context: ModelContext) -> None:
+        """Write the whole model."""
+        save_whole_model(model, directory)
+
+    def merge(self, source: Path, destination: Path) -> None:
+        """Refuse: without adapters there is nothing to merge."""
+        raise UsageError("--merge: this model has no adapters; it is whole already", "leave --merge out")
+
+
+class AdapterDefaults(VariantDefaults):
+    """What variants do that train LoRA adapters on frozen weights. `options` are the adapters'."""
+
+    def __init__(self, options: AdapterOptions) -> None:
+        self.options = options
+
+    def load_model(self, context: ModelContext) -> Any:
+        """The base in float32. Random weights are kept in the run's `base_model/`: the adapters need them later."""
+        return load_base_model(frozen_base(context))
+
+    def prepare_model(self, model: Any, context: ModelContext) -> Any:
+        """`model` frozen, with adapters that are trained."""
+        return add_adapters(model, self.options, frozen_base(context).reference)
+
+    def save_final(self, model: Any, directory: Path, context: ModelContext) -> None:
+        """Write the adapters alone, in peft's format."""
+        save_adapter(model, directory)
+
+    def merge(self, source: Path, destination: Path) -> None:
+        """Add the adapters to their base in full precision."""
+        merge_adapter(source, destination)

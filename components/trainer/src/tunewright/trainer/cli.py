@@ -1,4 +1,4 @@
-"""The trainer's command line. Torch is imported by the commands that train, not before."""
+"""The trainer's command line. Torch is imported by the commands that train or export, not before."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ from tunewright.contracts.command_line import LazyGroup, run_command_line, versi
 _COMMANDS = "tunewright.trainer.commands"
 
 _LAZY = {
-    "train": (f"{_COMMANDS}.train:train", "Train the job of a job.json: what a cluster runs on each node."),
-    "variants": (f"{_COMMANDS}.variants:variants", "List the training variants and their options."),
-    "export": (f"{_COMMANDS}.export:export", "Turn a checkpoint or an adapter into a model to load."),
-    "inspect": (f"{_COMMANDS}.inspect:inspect", "Show what a checkpoint holds, and verify it."),
+    "train": (f"{_COMMANDS}.train:train", "Run a job on this node: checkpoints, then a model."),
+    "variants": (f"{_COMMANDS}.variants:variants", "List the installed training variants and their options."),
+    "export": (f"{_COMMANDS}.export:export", "Turn a checkpoint or a run into a model; merge adapters."),
+    "inspect": (
+        f"{_COMMANDS}.inspect:inspect_checkpoint",
+        "Show what a checkpoint or a model holds; verify its digests.",
+    ),
 }
 
 

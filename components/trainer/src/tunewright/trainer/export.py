@@ -1,4 +1,4 @@
-"""From a checkpoint, a run or a saved model to a directory that transformers or peft load."""
+"""From a checkpoint, a run or its model to a model directory of the user's own; adapters merged where asked for."""
 
 from __future__ import annotations
 
@@ -6,90 +6,126 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from tunewright.contracts.checkpoints import CHECKPOINT_FILE, verify_checkpoint
-from tunewright.contracts.errors import InvalidExperiment, NotFound, UsageError
-from tunewright.contracts.experiment_file import parse_spec
-from tunewright.contracts.jobs import JobSpec
+from pydantic import ValidationError
+
+from tunewright.contracts.checkpoints import CHECKPOINT_FILE, CheckpointManifest, verify_checkpoint
+from tunewright.contracts.datasets import read_manifest
+from tunewright.contracts.errors import InvalidExperiment, NotFound, TunewrightError, UsageError
 from tunewright.contracts.plugins import PluginHost, load_entry
 from tunewright.contracts.rundir import RunDir
-from tunewright.trainer.api import ModelContext, TrainerVariant
-from tunewright.trainer.checkpoints import load_weights, whole_checkpoints
-from tunewright.trainer.models import save_whole
-
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
+from tunewright.trainer.final_model import (
+    ORIGIN_FILE,
+    FinalModel,
+    ModelOrigin,
+    chat_template_of,
+    make_origin,
+    write_model,
+)
+from tunewright.trainer.job import TrainingJob, open_job
+from tunewright.trainer.model_loading import write_directory
 
 
 @dataclass(frozen=True)
-class ExportSource:
-    """What is to be exported, and the run it belongs to."""
+class Source:
+    """What an export starts from: a checkpoint, or a finished model."""
 
-    run: RunDir
-    checkpoint: Path | None
-    """None: the run's finished model."""
+    path: Path
+    is_checkpoint: bool
 
 
-def find_source(path: Path) -> ExportSource:
-    """A checkpoint's directory, a run's `model/`, or a run's directory (its model, else its newest checkpoint)."""
-    path = path.resolve()
+def find_source(path: Path) -> Source:
+    """What `path` is: a checkpoint, a model's directory, or a run, whose model (or else newest checkpoint) is meant."""
+    from tunewright.trainer.resume import whole_checkpoints
+
     if (path / CHECKPOINT_FILE).is_file():
-        return ExportSource(RunDir(path.parent.parent), path)
-    if (path / "job.json").is_file():
-        run = RunDir(path)
-        whole = whole_checkpoints(run)
-        if not run.model.is_dir() and not whole:
-            raise NotFound(f"{path}: the run has neither a model nor a whole checkpoint")
-        return ExportSource(run, None if run.model.is_dir() else whole[-1])
-    if path.name == "model" and (path.parent / "job.json").is_file():
-        return ExportSource(RunDir(path.parent), None)
-    raise NotFound(f"{path}: is no checkpoint, no run and no run's model", "give checkpoints/step-..., a run, or its model/")
+        return Source(path, is_checkpoint=True)
+    if (path / ORIGIN_FILE).is_file():
+        return Source(path, is_checkpoint=False)
+    run = RunDir(path)
+    if (run.model / ORIGIN_FILE).is_file():
+        return Source(run.model, is_checkpoint=False)
+    checkpoints = whole_checkpoints(run.checkpoints)
+    if checkpoints:
+        return Source(checkpoints[-1], is_checkpoint=True)
+    raise NotFound(f"{path}: is no checkpoint, no model of ours and no run that has either")
 
 
-def export_model(source: ExportSource, directory: Path, merge: bool) -> None:
-    """Write the model of `source` into the new `directory`, as a whole. With `merge`, adapters are added to their base.
-
-    Raises UsageError where `directory` has something in it, CheckpointCorrupted for a checkpoint that differs.
-    """
-    if directory.exists() and any(directory.iterdir()):
-        raise UsageError(f"--to {directory}: is not empty")
-    job = JobSpec.model_validate_json(source.run.job.read_bytes())
-    variant, context = _variant_of(job, source.run)
-
-    def write(draft: Path) -> None:
-        saved = source.run.model
-        if source.checkpoint is not None:
-            verify_checkpoint(source.checkpoint)
-            model = variant.load(context)
-            variant.load_trained_state(model, load_weights(source.checkpoint))
-            saved = draft / ".saved" if merge else draft
-            saved.mkdir(exist_ok=True)
-            variant.save(model, saved, context)
-        if merge:
-            variant.merge(saved, draft, context)
-        elif source.checkpoint is None:
-            shutil.copytree(saved, draft, dirs_exist_ok=True)
-        _copy_tokenizer(source.run, job, draft)
-        shutil.rmtree(draft / ".saved", ignore_errors=True)
-
-    save_whole(directory, write)
+def read_origin(model: Path) -> ModelOrigin:
+    """`tunewright.json` of the model in `model`."""
+    try:
+        return ModelOrigin.model_validate_json((model / ORIGIN_FILE).read_bytes())
+    except ValidationError as error:
+        raise InvalidExperiment(f"{model / ORIGIN_FILE}: {error.errors()[0]['msg']}") from None
 
 
-def _variant_of(job: JobSpec, run: RunDir) -> tuple[TrainerVariant, ModelContext]:
-    spec = job.experiment
-    if spec is None or job.model is None:
-        raise InvalidExperiment(f"{run.job}: is no training job")
-    host = PluginHost.discover()
-    info = host.variants.get(spec.training.variant, "training.variant")
-    options = parse_spec(info.options_type, dict(spec.training.options), str(run.job), "training.options")
-    variant: TrainerVariant = load_entry(info.entry, host.variants.owner_of(info.name))()
-    return variant, ModelContext(job.model, spec.model, spec.seed, options, run.path / "base_model")
+def export_model(path: Path, destination: Path, merge: bool) -> None:
+    """Write the model that `path` holds to `destination`, which must be new or empty and appears as a whole."""
+    source = find_source(path)
+    if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
+        raise UsageError(f"--to {destination}: exists already and is not empty", "name a new directory")
+    destination = destination.absolute()
+    scratch = destination.with_name(f".{destination.name}.parts")
+    shutil.rmtree(scratch, ignore_errors=True)
+    try:
+        model = _model_of_checkpoint(source.path, scratch) if source.is_checkpoint else source.path
+        write_directory(destination, lambda temporary: _merge(model, temporary) if merge else _copy(model, temporary))
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _copy_tokenizer(run: RunDir, job: JobSpec, directory: Path) -> None:
-    """The tokenizer of the finished model, else that of the base."""
-    assert job.model is not None
-    for place in (run.model, Path(job.model.name_or_path)):
-        if (place / "tokenizer.json").is_file():
-            for name in TOKENIZER_FILES:
-                if (place / name).is_file() and not (directory / name).exists():
-                    shutil.copyfile(place / name, directory / name)
-            return
+def _copy(model: Path, destination: Path) -> None:
+    shutil.copytree(model, destination, dirs_exist_ok=True)
+
+
+def _merge(model: Path, destination: Path) -> None:
+    """The merged weights, with what lies beside the adapters: tokenizer, card, origin."""
+    from tunewright.trainer.session import hush_libraries
+
+    hush_libraries()
+    origin, host = read_origin(model), PluginHost.discover()
+    info = host.variants.get(origin.variant)
+    variant = load_entry(info.entry, host.variants.owner_of(info.name))(
+        info.options_type.model_validate(origin.options)
+    )
+    variant.merge(model, destination)
+    for path in sorted(model.iterdir()):
+        if path.is_file() and not path.name.startswith("adapter_") and not (destination / path.name).exists():
+            shutil.copy2(path, destination / path.name)
+
+
+def _model_of_checkpoint(checkpoint: Path, scratch: Path) -> Path:
+    """Build the model of `checkpoint` as its run would have saved it. Raises CheckpointCorrupted, NotFound."""
+    manifest = verify_checkpoint(checkpoint)
+    path = checkpoint.absolute().parent.parent / "job.json"
+    try:
+        job = open_job(path)
+    except NotFound:
+        raise NotFound(f"{checkpoint}: its run's job.json is not beside `checkpoints/`: {path}") from None
+    scratch.parent.mkdir(parents=True, exist_ok=True)
+    write_model(scratch, _final_model(job, checkpoint, manifest))
+    return scratch
+
+
+def _final_model(job: TrainingJob, checkpoint: Path, manifest: CheckpointManifest) -> FinalModel:
+    import torch
+    from safetensors.torch import load_file
+
+    from tunewright.trainer.api import ModelContext
+    from tunewright.trainer.checkpoint import TRAINED_FILE
+    from tunewright.trainer.session import build_model, load_variant
+
+    context = ModelContext(job.experiment.model, job.model, job.experiment.seed, torch.device("cpu"), job.run_dir.path)
+    variant = load_variant(job)
+    model = build_model(variant, context)
+    variant.load_trained_state(model, load_file(checkpoint / TRAINED_FILE))
+    loss = manifest.position.get("progress", {}).get("last_loss")
+    return FinalModel(variant, model, context, make_origin(job, manifest.step, loss), _template(job))
+
+
+def _template(job: TrainingJob) -> str | None:
+    try:
+        return chat_template_of(read_manifest(job.dataset))
+    except TunewrightError as error:
+        raise NotFound(
+            f"the dataset of the run is needed for its chat template: {error.message}", "prepare the dataset again"
+        ) from None

@@ -1,4 +1,4 @@
-"""`metrics.jsonl`: a line per logged step, and nothing of steps that a resumed run does again."""
+"""`metrics.jsonl`: one line per logged step, on disk as soon as it is written."""
 
 from __future__ import annotations
 
@@ -9,31 +9,21 @@ from typing import Any
 from tunewright.contracts.files import append_line, write_text_atomically
 
 
-class MetricsLog:
-    """Writes the lines; rank 0 has one."""
-
-    def __init__(self, path: Path, resumed_step: int) -> None:
-        """Lines after `resumed_step` are of steps that a checkpoint does not hold: they go, and are written again."""
-        self._path = path
-        lines = [line for line in read_metrics(path) if line["step"] <= resumed_step]
-        write_text_atomically(path, "".join(f"{json.dumps(line)}\n" for line in lines))
-        self.first_loss: float | None = lines[0]["loss"] if lines else None
-
-    def write(self, line: dict[str, Any]) -> None:
-        """Append one line, visible at once."""
-        if self.first_loss is None:
-            self.first_loss = line["loss"]
-        append_line(self._path, json.dumps(line))
+def append_metrics(path: Path, line: dict[str, Any]) -> None:
+    """Add one line."""
+    append_line(path, json.dumps(line, allow_nan=False))
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The whole lines that are there."""
+def forget_later_lines(path: Path, step: int) -> None:
+    """Remove every line of a step after `step`, and a torn last line: the run will write them again."""
     if not path.is_file():
-        return []
-    lines = []
-    for text in path.read_text().splitlines():
-        try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:
-            break  # torn by a crash: it and what follows was never whole
-    return lines
+        return
+    kept = [line for line in path.read_text().splitlines() if _step_of(line) <= step]
+    write_text_atomically(path, "".join(f"{line}\n" for line in kept))
+
+
+def _step_of(line: str) -> float:
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")

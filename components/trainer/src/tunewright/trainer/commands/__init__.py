@@ -1,1 +1,1 @@
-"""One module for each command; imported when it is called."""
+"""One command a file."""

@@ -9,19 +9,15 @@ import click
 
 @click.command()
 @click.argument("checkpoint", type=click.Path(path_type=Path))
-@click.option("--merge", is_flag=True, help="Add an adapter to its base: a whole model.")
-@click.option("--to", "directory", type=click.Path(path_type=Path), required=True, metavar="DIR", help="A new directory.")
-@click.option("--json", "as_json", is_flag=True, help="JSON on stdout, for machines.")
-def export(checkpoint: Path, merge: bool, directory: Path, as_json: bool) -> None:
-    """Turn CHECKPOINT into a model to load: a checkpoint's directory, a run's model/, or a run.
+@click.option("--to", "destination", type=click.Path(path_type=Path), required=True, help="A new directory.")
+@click.option("--merge", is_flag=True, help="Add adapters to their base, in full precision: a model of its own.")
+def export(checkpoint: Path, destination: Path, merge: bool) -> None:
+    """Write the model of CHECKPOINT to a directory: a checkpoint, a run, or a run's model/.
 
-    Adapters are merged into their base in full precision, also those of qlora: the logits equal adapter on base.
+    Without --merge adapters stay adapters, in peft's format. With it they are added to their base in float32, for
+    qlora to the base before it was quantized.
     """
-    import json
+    from tunewright.trainer.export import export_model
 
-    from tunewright.trainer.export import export_model, find_source
-    from tunewright.trainer.train import quiet_libraries
-
-    quiet_libraries()
-    export_model(find_source(checkpoint), directory, merge)
-    click.echo(json.dumps({"model_dir": str(directory), "merged": merge}) if as_json else str(directory))
+    export_model(checkpoint, destination, merge)
+    click.echo(str(destination))

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 
-from tunewright.contracts.checkpoints import verify_checkpoint
 
-
-@click.command()
+@click.command("inspect")
 @click.argument("checkpoint", type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="JSON on stdout, for machines.")
-def inspect(checkpoint: Path, as_json: bool) -> None:
-    """Show what CHECKPOINT holds. Every file is read and compared with its digest: exit 65 where one differs."""
-    manifest = verify_checkpoint(checkpoint)
-    if as_json:
-        click.echo(json.dumps(manifest.to_document(), indent=2))
-        return
-    click.echo(f"step {manifest.step}, variant {manifest.variant}, {manifest.num_processes} process(es)")
-    click.echo(f"experiment {manifest.experiment_digest}\ndataset    {manifest.dataset_digest}")
-    for file in manifest.files:
-        click.echo(f"{file.bytes:>12,}  {file.sha256}  {file.file}")
-    click.echo("all files match their digests")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document.")
+def inspect_checkpoint(checkpoint: Path, as_json: bool) -> None:
+    """Show what CHECKPOINT holds, after comparing every file with its digest: a checkpoint, a model, or a run.
+
+    Of a run its newest checkpoint is shown, or its model where it has none. A file that differs ends with 65.
+    """
+    from tunewright.trainer.inspection import inspect_path
+
+    found = inspect_path(checkpoint)
+    click.echo(json.dumps(found, indent=2) if as_json else _text(found))
+
+
+def _text(found: dict[str, Any]) -> str:
+    lines = [f"{name}: {value}" for name, value in found.items() if name != "files"]
+    lines += [f"  {one['bytes']:>12,}  {one['sha256'][:12]}  {one['file']}" for one in found["files"]]
+    return "\n".join(lines)

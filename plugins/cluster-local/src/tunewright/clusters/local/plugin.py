@@ -17,8 +17,6 @@ def tunewright_register_clusters(register: ClusterRegistry) -> None:
             entry="tunewright.clusters.local.backend:LocalCluster",
             options_type=LocalOptions,
             api=1,
-            capabilities=frozenset(
-                {Capability.PEX, Capability.RETRIES, Capability.SECRETS, Capability.MEMORY_LIMIT}
-            ),
+            capabilities=frozenset({Capability.PEX, Capability.RETRIES, Capability.SECRETS, Capability.MEMORY_LIMIT}),
         )
     )

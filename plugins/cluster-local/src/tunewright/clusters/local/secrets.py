@@ -15,16 +15,33 @@ def read_secrets(references: Mapping[str, str], run_dir: Path) -> dict[str, str]
 
     Raises SubmissionRefused naming the secret that is not to be had, or that others may read.
     """
-    return {variable: _value(name, run_dir.parent.parent / "secrets") for variable, name in references.items()}
+    directory = run_dir.parent.parent / "secrets" if run_dir.parent.name == "runs" else None
+    return {variable: _value(variable, name, directory) for variable, name in references.items()}
 
 
-def _value(name: str, directory: Path) -> str:
-    path = directory / name
-    if "/" not in name and path.is_file():
-        if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-            raise SubmissionRefused(f"secret `{name}`: {path} can be read by others", f"chmod 600 {path}")
-        return path.read_text().rstrip("\n")
-    if name in os.environ:
-        return os.environ[name]
-    hint = f"write it to {path} (mode 600), or set the variable {name} for the launcher"
-    raise SubmissionRefused(f"cluster.secrets: there is no secret `{name}`", hint)
+def _value(variable: str, name: str, directory: Path | None) -> str:
+    is_file_name = name not in ("", ".", "..") and "/" not in name and "\0" not in name
+    path = directory / name if directory is not None and is_file_name else None
+    if path is not None and path.is_file():
+        value = _read_private(path, name)
+    elif name in os.environ:
+        value = os.environ[name]
+    else:
+        where = f"write it to {path} (mode 600), or " if path is not None else ""
+        hint = f"{where}set the variable {name} for the launcher"
+        raise SubmissionRefused(f"cluster.secrets.{variable}: there is no secret `{name}`", hint)
+    if "\0" in value:
+        raise SubmissionRefused(f"cluster.secrets.{variable}: the value of `{name}` has a NUL character in it")
+    return value
+
+
+def _read_private(path: Path, name: str) -> str:
+    try:
+        with path.open("rb") as file:
+            # Asked of the open file: the name could be given to another one in between.
+            mode = os.fstat(file.fileno()).st_mode
+            if mode & (stat.S_IRWXG | stat.S_IRWXO):
+                raise SubmissionRefused(f"secret `{name}`: {path} can be read by others", f"chmod 600 {path}")
+            return os.fsdecode(file.read()).removesuffix("\n")
+    except OSError as error:
+        raise SubmissionRefused(f"secret `{name}`: cannot read {path}: {error.strerror}") from None

@@ -1,306 +1,533 @@
 """Runs one job to its end and writes down what became of it. Standard library only, and no import of ours.
 
-A copy of this file is started by the machine's own Python (`python -I supervisor.py STATE_DIRECTORY`, secrets as JSON on
-standard input): it needs neither the launcher nor its PEX, which may be gone long before the job is.
+A copy of this file is started by the machine's own Python (`python -I -S supervisor.py STATE_DIRECTORY`, the secrets
+as JSON on standard input): it needs neither the launcher nor its PEX, which may be gone long before the job is.
 
-In the state directory: `process.json` is the plan; `state.json` is replaced at each change; `lock` is held as long as this
-process lives; `stop` is made by whoever wants the job to end.
+In the state directory: `process.json` is the plan; `state.json` is replaced at each change; `lock` is held as long as
+this process lives; `stop` is made by whoever wants the job to end; `supervisor.log` is what this program complains of.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
-import datetime
 import fcntl
 import json
 import os
 import pwd
 import signal
-import subprocess
 import sys
 import time
 
-PR_SET_PDEATHSIG = 1
-PR_SET_CHILD_SUBREAPER = 36
+TYPE_CHECKING = False  # `typing` itself would cost a third of the time until the job starts
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+    from typing import Any, NoReturn
+
+CGROUP_ROOT = "/sys/fs/cgroup"
 BASE_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-KEY_VARIABLE = "TUNEWRIGHT_JOB_KEY"
 WATCH_SECONDS = 0.2
+TRACK_SECONDS = 2.0
+LOCK_SECONDS = 1.0
+LAST_WORD_SECONDS = 3600
+LONGEST_PAUSE_SECONDS = 30.0
 # The trainer's and the launcher's words for "the input is wrong": another attempt would end the same.
 HOPELESS_EXIT_CODES = (64, 65, 66, 77, 78)
-SIGNALS = {signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGUSR1}
+WAKING_SIGNALS = frozenset({signal.SIGCHLD, signal.SIGUSR1, signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
+STARTED, TAKEN = b"started", b"taken"
+PR_SET_PDEATHSIG = 1
+PR_SET_CHILD_SUBREAPER = 36
 
 
-def now():
-    moment = datetime.datetime.now(datetime.timezone.utc)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+# Processes: what /proc knows of them.
 
 
-def prctl(option, value):
-    try:
-        ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)
-    except (OSError, AttributeError):
-        pass  # not Linux: stray grandchildren are then found by their key alone
+class ProcessRow:
+    """One line of the process table."""
+
+    def __init__(self, pid: int, fields: list[bytes]) -> None:
+        self.pid = pid
+        self.is_zombie = fields[0] == b"Z"
+        self.parent = int(fields[1])
+        self.session = int(fields[3])
+        self.start_time = int(fields[19])
+        """In clock ticks since the machine started: with the pid it names one process for good."""
+
+    @property
+    def identity(self) -> list[int]:
+        """What is written down of a process: JSON has no tuples."""
+        return [self.pid, self.start_time]
 
 
-def start_time(pid):
-    """The kernel's start time of a process: with the pid it names one process for good. None where there is none."""
+def process_row(pid: int) -> ProcessRow | None:
+    """The process with this pid, or None."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
-            return int(file.read().rsplit(b")", 1)[1].split()[19])
-    except (OSError, IndexError, ValueError):
+            # The name in parentheses may hold anything, parentheses and spaces too.
+            return ProcessRow(pid, file.read().rsplit(b")", 1)[1].split())
+    except (OSError, IndexError):
         return None
 
 
-def processes():
-    """pid -> parent's pid, of everything that runs; zombies are left out."""
-    parents = {}
-    for name in os.listdir("/proc"):
-        if name.isdigit():
-            try:
-                with open(f"/proc/{name}/stat", "rb") as file:
-                    fields = file.read().rsplit(b")", 1)[1].split()
-            except (OSError, IndexError):
-                continue
-            if fields[0] != b"Z":
-                parents[int(name)] = int(fields[1])
-    return parents
+def identity_of(pid: int) -> list[int] | None:
+    """[pid, start time] of a process, or None where there is none."""
+    row = process_row(pid)
+    return row.identity if row else None
 
 
-def has_key(pid, key):
-    try:
-        with open(f"/proc/{pid}/environ", "rb") as file:
-            return f"{KEY_VARIABLE}={key}".encode() in file.read().split(b"\0")
-    except OSError:
-        return False
+def process_table() -> dict[int, ProcessRow]:
+    """Every process that runs; zombies are left out."""
+    rows = (process_row(int(name)) for name in os.listdir("/proc") if name.isdigit())
+    return {row.pid: row for row in rows if row and not row.is_zombie}
 
 
-def job_processes(key, ancestor):
-    """Every process of the job: descendants of `ancestor` (daemons come back to it), and whoever has the job's key."""
-    parents = processes()
-    found = set()
-    for pid in parents:
-        line = pid
-        while line in parents and line != ancestor:
-            line = parents[line]
-        if pid != ancestor and (line == ancestor or has_key(pid, key)):
-            found.add(pid)
-    return found - {os.getpid()}
+def descendants(ancestor: int, table: dict[int, ProcessRow]) -> set[int]:
+    """Every process below `ancestor`. Daemons are found too where `ancestor` is a subreaper: they come back to it."""
+    children: dict[int, list[int]] = {}
+    for row in table.values():
+        children.setdefault(row.parent, []).append(row.pid)
+    found: set[int] = set()
+    new = children.get(ancestor, [])
+    while new:
+        found.update(new)
+        # The table was not read in one moment: a pid used anew could make a circle of it.
+        new = [child for pid in new for child in children.get(pid, []) if child not in found]
+    return found - {ancestor}
 
 
-def send(pids, number):
+def send(pids: Collection[int], number: int) -> None:
+    """Signal each of `pids`; those that are gone or another user's are passed over."""
     for pid in pids:
         try:
             os.kill(pid, number)
-        except ProcessLookupError:
-            pass
+        except (ProcessLookupError, PermissionError):
+            continue
 
 
-def resident_bytes(pids):
-    page = os.sysconf("SC_PAGE_SIZE")
-    total = 0
+def resident_bytes(pids: Collection[int]) -> int:
+    """Resident memory of all `pids`; what they share counts once for each."""
+    page_bytes = os.sysconf("SC_PAGE_SIZE")
+    return sum(int(text.split()[1]) * page_bytes for text in _proc_texts(pids, "statm"))
+
+
+def proportional_bytes(pids: Collection[int]) -> int:
+    """Resident memory of all `pids`, what they share divided among them: exact, and dear for large processes."""
+    lines = (line for text in _proc_texts(pids, "smaps_rollup") for line in text.splitlines())
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(b"Pss:"))
+
+
+def _proc_texts(pids: Collection[int], name: str) -> Iterator[bytes]:
     for pid in pids:
         try:
-            with open(f"/proc/{pid}/statm", "rb") as file:
-                fields = file.read().split()
+            with open(f"/proc/{pid}/{name}", "rb") as file:
+                text = file.read()
         except OSError:
             continue
-        total += (int(fields[1]) - int(fields[2])) * page  # shared pages would be counted once for each process
-    return total
+        if text:
+            yield text
 
 
-class MemoryGroup:
-    """A control group that bounds the tree's memory, version 2 or 1, where the kernel lets us make one."""
+def uses_more_than(limit_bytes: int, pids: Collection[int]) -> bool:
+    """Whether `pids` hold more than `limit_bytes` together. The cheap upper bound is asked first."""
+    return resident_bytes(pids) > limit_bytes and proportional_bytes(pids) > limit_bytes
 
-    def __init__(self, limit_bytes, name):
-        self.path = None
-        for make in (self._make_v2, self._make_v1):
+
+def prctl(option: int, value: int) -> None:
+    """Linux's prctl(2) with one argument."""
+    ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
+
+
+def this_place() -> dict[str, str]:
+    """Where a pid means something: the machine, its start, and the name space of its pids (a container has its own)."""
+    with open("/proc/sys/kernel/random/boot_id") as file:
+        boot = file.read().strip()
+    return {"host": os.uname().nodename, "boot": boot, "pids": os.readlink("/proc/self/ns/pid")}
+
+
+# Control groups: where the kernel lets us make one, it holds the whole tree, bounds its memory, and counts kills.
+
+
+class ControlGroup:
+    """A memory control group of our own."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._is_v2 = os.path.exists(os.path.join(path, "memory.max"))
+        self._events = os.path.join(path, "memory.events" if self._is_v2 else "memory.oom_control")
+
+    def has_memory_controller(self) -> bool:
+        """Whether the kernel bounds and counts here."""
+        return os.path.exists(self._events)
+
+    def limit(self, limit_bytes: int) -> None:
+        """Bound memory and swap together."""
+        if self._is_v2:
+            self._write("memory.max", str(limit_bytes))
+            self._write_if_there("memory.swap.max", "0")
+        else:
+            self._write("memory.limit_in_bytes", str(limit_bytes))
+            self._write_if_there("memory.memsw.limit_in_bytes", str(limit_bytes))
+
+    def adopt(self, pid: int) -> None:
+        """Put a process in; its children will be born in here."""
+        self._write("cgroup.procs", str(pid))
+
+    def members(self) -> set[int]:
+        """The pids of all processes in it."""
+        try:
+            with open(os.path.join(self.path, "cgroup.procs")) as file:
+                return {int(line) for line in file}
+        except OSError:
+            return set()
+
+    def num_memory_kills(self) -> int:
+        """How many of its processes the kernel has killed for memory."""
+        try:
+            with open(self._events) as file:
+                return sum(int(line.split()[1]) for line in file if line.startswith("oom_kill "))
+        except OSError:
+            return 0  # somebody took the group away: the exit code must do
+
+    def remove(self) -> None:
+        """Take it away. The kernel needs a moment after the last process."""
+        for _ in range(40):
             try:
-                make(limit_bytes, name)
+                os.rmdir(self.path)
+            except FileNotFoundError:
                 return
             except OSError:
-                self.remove()
+                time.sleep(0.025)
+            else:
+                return
 
-    def _make_v2(self, limit_bytes, name):
-        if not os.path.exists("/sys/fs/cgroup/cgroup.controllers"):
-            raise OSError("no unified hierarchy")
-        own = next(line[3:].strip() for line in open("/proc/self/cgroup") if line.startswith("0::"))
-        path = os.path.join("/sys/fs/cgroup", own.lstrip("/"), name)
-        os.mkdir(path)
-        self.path, self.tasks, self.events = path, "cgroup.procs", "memory.events"
-        self._write("memory.max", str(limit_bytes))
-        if os.path.exists(os.path.join(path, "memory.swap.max")):
-            self._write("memory.swap.max", "0")
-
-    def _make_v1(self, limit_bytes, name):
-        lines = [line.strip().split(":", 2) for line in open("/proc/self/cgroup")]
-        own = next((line[2] for line in lines if "memory" in line[1].split(",")), None)
-        if own is None:
-            raise OSError("no memory controller")
-        path = os.path.join("/sys/fs/cgroup/memory", own.lstrip("/"), name)
-        os.mkdir(path)
-        self.path, self.tasks, self.events = path, "cgroup.procs", "memory.oom_control"
-        self._write("memory.limit_in_bytes", str(limit_bytes))
-        if os.path.exists(os.path.join(path, "memory.memsw.limit_in_bytes")):
-            self._write("memory.memsw.limit_in_bytes", str(limit_bytes))
-
-    def _write(self, name, text):
+    def _write(self, name: str, text: str) -> None:
         with open(os.path.join(self.path, name), "w") as file:
             file.write(text)
 
-    def join(self):
-        """Called in the child, before it becomes the job."""
-        if self.path:
-            self._write(self.tasks, str(os.getpid()))
+    def _write_if_there(self, name: str, text: str) -> None:
+        if os.path.exists(os.path.join(self.path, name)):
+            self._write(name, text)
 
-    def kills(self):
-        """How often the kernel has killed for memory in this group."""
-        if not self.path:
-            return 0
-        with open(os.path.join(self.path, self.events)) as file:
-            return sum(int(line.split()[1]) for line in file if line.startswith("oom_kill "))
 
-    def remove(self):
-        if self.path:
-            for _ in range(20):
-                try:
-                    os.rmdir(self.path)
-                    break
-                except FileNotFoundError:
-                    break
-                except OSError:
-                    time.sleep(0.05)
-            self.path = None
+def group_parents() -> Iterator[str]:
+    """Directories in which a memory control group could be made, the best first."""
+    try:
+        with open("/proc/self/cgroup") as file:
+            lines = [line.rstrip("\n").split(":", 2) for line in file]
+    except OSError:
+        return
+    for _, controllers, own in lines:
+        if controllers == "" and os.path.exists(os.path.join(CGROUP_ROOT, "cgroup.controllers")):
+            yield from _v2_parents(os.path.normpath(f"{CGROUP_ROOT}/{own}"))
+        elif "memory" in controllers.split(","):
+            yield os.path.normpath(f"{CGROUP_ROOT}/memory/{own}")
+
+
+def _v2_parents(directory: str) -> Iterator[str]:
+    """A v2 group with processes in it cannot bound its children: then a sibling, where no limit is escaped by that."""
+    while True:
+        yield directory
+        try:
+            with open(os.path.join(directory, "memory.max")) as file:
+                is_limited = file.read().strip() != "max"
+        except OSError:
+            is_limited = False
+        if is_limited or len(directory) <= len(CGROUP_ROOT):
+            return
+        directory = os.path.dirname(directory)
+
+
+def make_group(name: str, limit_bytes: int | None) -> ControlGroup | None:
+    """A new memory control group, or None where none can be made."""
+    for parent in group_parents():
+        path = os.path.join(parent, name)
+        try:
+            os.mkdir(path)
+        except OSError:
+            continue
+        group = ControlGroup(path)
+        if group.has_memory_controller() and _is_limited(group, limit_bytes):
+            return group
+        group.remove()
+    return None
+
+
+def _is_limited(group: ControlGroup, limit_bytes: int | None) -> bool:
+    try:
+        if limit_bytes is not None:
+            group.limit(limit_bytes)
+    except OSError:
+        return False
+    return True
+
+
+# The job.
+
+
+def now() -> str:
+    """The time, as `tunewright.contracts.timestamps` writes it."""
+    moment = time.time()
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(moment))}.{int(moment * 1000) % 1000:03d}Z"
+
+
+def job_environment(plan: dict[str, Any], secrets: dict[str, str], attempt: int) -> dict[str, str]:
+    """Every variable the job gets: what was planned, a fixed base, and nothing of the launcher's."""
+    try:
+        user = pwd.getpwuid(os.getuid())
+        home, name = user.pw_dir, user.pw_name
+    except KeyError:  # a container's made-up user
+        home, name = "/", str(os.getuid())
+    base = {"PATH": BASE_PATH, "HOME": home, "USER": name, "LANG": "C.UTF-8"}
+    return {**base, **plan["variables"], **secrets, "TUNEWRIGHT_ATTEMPT": str(attempt)}
+
+
+def become_job(plan: dict[str, Any], environment: dict[str, str], log: int, gate: int, errors: int) -> NoReturn:
+    """In the forked child: turn into the job's main process, or say in `errors` why that cannot be."""
+    missing = plan["run_dir"]
+    try:
+        os.setsid()
+        for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+            signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        if not os.read(gate, 1):
+            os._exit(1)  # the supervisor died just now
+        null = os.open(os.devnull, os.O_RDONLY)
+        for source, target in ((null, 0), (log, 1), (log, 2)):
+            os.dup2(source, target)
+        os.chdir(missing)
+        missing = plan["arguments"][0]
+        os.execvpe(plan["arguments"][0], plan["arguments"], environment)
+    except OSError as error:
+        os.write(errors, f"{error.errno} {missing}: {error.strerror}".encode())
+    finally:
+        os._exit(127)
+
+
+def judge(ended_by: str | None, wait_status: int, num_memory_kills: int, plan: dict[str, Any]) -> dict[str, Any]:
+    """What became of an attempt: its state, cause, exit code, signal and a sentence."""
+    number = os.WTERMSIG(wait_status) if os.WIFSIGNALED(wait_status) else None
+    code = os.WEXITSTATUS(wait_status) if os.WIFEXITED(wait_status) else None
+    state, cause, message = _verdict(ended_by, code, number, num_memory_kills, plan)
+    return {"state": state, "cause": cause, "exit_code": code, "signal": number, "message": message}
+
+
+def _verdict(
+    ended_by: str | None, code: int | None, number: int | None, num_memory_kills: int, plan: dict[str, Any]
+) -> tuple[str, str, str]:
+    if ended_by:
+        return _verdict_on_ended(ended_by, plan)
+    if code == 0:
+        return "SUCCEEDED", "exit", ""
+    if num_memory_kills:
+        limit = plan["memory_gib"]
+        why = f"needed more than memory_gib = {limit}" if limit else "the machine's memory was full"
+        return "FAILED", "out_of_memory", why
+    if number is not None:
+        return "FAILED", "signal", f"killed by {signal_name(number)}"
+    return "FAILED", "exit", f"ended with exit code {code}"
+
+
+def _verdict_on_ended(ended_by: str, plan: dict[str, Any]) -> tuple[str, str, str]:
+    if ended_by == "timeout":
+        return "TIMED_OUT", "timeout", f"ran longer than time_limit_seconds = {plan['time_limit_seconds']}"
+    if ended_by == "memory":
+        how = f"looked at every {WATCH_SECONDS} s, since no control group can be made here"
+        return "FAILED", "out_of_memory", f"used more than memory_gib = {plan['memory_gib']} ({how})"
+    return "STOPPED", "stopped", ended_by
+
+
+def signal_name(number: int) -> str:
+    """`SIGKILL` for 9; real-time signals have numbers only."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 class Supervisor:
     """One job, from its first attempt to its end."""
 
-    def __init__(self, directory, secrets):
+    def __init__(self, directory: str, secrets: dict[str, str]) -> None:
         self.directory = directory
-        self.key = os.path.basename(directory)
-        with open(os.path.join(directory, "process.json")) as file:
-            self.plan = json.load(file)
+        with open(os.path.join(directory, "process.json"), encoding="utf-8") as file:
+            self.plan: dict[str, Any] = json.load(file)
         self.secrets = secrets
-        self.attempt = 0
-        self.started_at = None
+        self.group: ControlGroup | None = None
+        self.main = 0
+        self.wait_status: int | None = None
+        self.stop_reason: str | None = None
+        self.history: list[dict[str, Any]] = []
+        self.document: dict[str, Any] = {
+            "state": None, "attempt": 0, "started_at": None, "place": this_place(), "job": None,
+            "supervisor": identity_of(os.getpid()), "group": None, "apart": [], "history": self.history,
+        }  # fmt: skip
         limit = self.plan["time_limit_seconds"]
-        self.deadline = time.monotonic() + limit if limit else None
-        self.main_status = None
+        self.deadline = time.monotonic() + limit if limit is not None else float("inf")
+        self.next_tracking = time.monotonic() + TRACK_SECONDS
 
-    def write_state(self, state, **values):
-        document = {
-            "state": state,
-            "attempt": self.attempt,
-            "started_at": self.started_at,
-            "supervisor": [os.getpid(), start_time(os.getpid())],
-            **values,
-        }
+    @property
+    def attempt(self) -> int:
+        """0 for the first start."""
+        return int(self.document["attempt"])
+
+    @property
+    def limit_bytes(self) -> int | None:
+        """The job's memory."""
+        return int(self.plan["memory_gib"] * 2**30) if self.plan["memory_gib"] is not None else None
+
+    def change_state(self, state: str, **values: Any) -> bool:
+        """Go over to `state`, with what is now known, and keep it in the history. False where it cannot be written."""
+        self.document.update(values, state=state)
+        told = {key: value for key, value in values.items() if key in ("cause", "exit_code", "signal", "message")}
+        self.history.append({"time": now(), "state": state, "attempt": self.attempt, **told})
+        return self.write_document()
+
+    def write_document(self) -> bool:
+        """Replace `state.json`: a reader sees the old one or the new one. A full disk must not harm a running job."""
         temporary = os.path.join(self.directory, ".state.json.tmp")
-        with open(temporary, "w") as file:
-            json.dump(document, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, os.path.join(self.directory, "state.json"))
+        try:
+            with open(temporary, "w", encoding="utf-8") as file:
+                file.write(json.dumps(self.document, indent=1))
+                file.flush()
+                if "ended_at" in self.document:  # before its end, a job does not survive a power cut either
+                    os.fsync(file.fileno())
+            os.replace(temporary, os.path.join(self.directory, "state.json"))
+        except OSError as error:
+            print(f"cannot write state.json: {error}", file=sys.stderr, flush=True)
+            return False
+        return True
 
-    def environment(self):
-        user = pwd.getpwuid(os.getuid())
-        base = {"PATH": BASE_PATH, "HOME": user.pw_dir, "USER": user.pw_name, "LANG": "C.UTF-8"}
-        own = {"TUNEWRIGHT_ATTEMPT": str(self.attempt), KEY_VARIABLE: self.key}
-        return {**base, **self.plan["variables"], **self.secrets, **own}
-
-    def run(self):
+    def run(self) -> None:
+        """Attempt after attempt, to the last word."""
         while True:
             outcome = self.run_attempt()
-            again = (
-                outcome["state"] == "FAILED"
-                and outcome.get("exit_code") not in HOPELESS_EXIT_CODES
-                and self.attempt < self.plan["max_retries"]
-            )
-            if not again:
-                self.write_state(outcome.pop("state"), ended_at=now(), **outcome)
+            if not self.may_try_again(outcome):
+                break
+            follows = f"retry {self.attempt + 1} of {self.plan['max_retries']} follows"
+            self.change_state(**{**outcome, "state": "REQUEUED", "message": f"{outcome['message']}; {follows}"})
+            self.document["attempt"] += 1
+            self.pause(min(0.2 * 2.0 ** min(self.attempt - 1, 10), LONGEST_PAUSE_SECONDS))
+        self.end(outcome)
+
+    def may_try_again(self, outcome: dict[str, Any]) -> bool:
+        """Whether another attempt is left and could end better."""
+        left = self.attempt < self.plan["max_retries"]
+        return left and outcome["state"] == "FAILED" and outcome["exit_code"] not in HOPELESS_EXIT_CODES
+
+    def end(self, outcome: dict[str, Any]) -> None:
+        """Write the last word. A full disk may become free again: nobody else knows how the job ended."""
+        is_written = self.change_state(**outcome, ended_at=now())
+        for _ in range(LAST_WORD_SECONDS):
+            if is_written:
                 return
-            self.attempt += 1
-            outcome["message"] = f"attempt {self.attempt} of {self.plan['max_retries']} follows; {outcome['message']}"
-            outcome.pop("state")
-            self.write_state("REQUEUED", **outcome)
-            self.pause(min(0.5 * 2**self.attempt, 30))
+            time.sleep(1)
+            is_written = self.write_document()
 
-    def pause(self, seconds):
-        end = time.monotonic() + seconds
-        while time.monotonic() < end and not self.is_stopped():
-            signal.sigtimedwait(SIGNALS, max(0.0, min(WATCH_SECONDS, end - time.monotonic())))
-
-    def is_stopped(self):
-        return os.path.exists(os.path.join(self.directory, "stop"))
-
-    def run_attempt(self):
-        if self.is_stopped():
-            return {"state": "STOPPED", "cause": "stopped", "message": "stopped before it started"}
-        self.main_status = None
-        limit = self.plan["memory_gib"]
-        limit_bytes = int(limit * 2**30) if limit else None
-        group = MemoryGroup(limit_bytes, f"tunewright-{self.key}-{self.attempt}") if limit_bytes else None
+    def run_attempt(self) -> dict[str, Any]:
+        """Start the job once and see it to its end. Nothing of it is left then."""
+        reason = self.reason_to_end()
+        if reason:
+            return {**judge(reason, 0, 0, self.plan), "exit_code": None}
+        name = f"tunewright-{os.getpid()}-{self.document['supervisor'][1]}-{self.attempt}"
+        self.group = make_group(name, self.limit_bytes)
+        self.document.update(group=self.group.path if self.group else None)
+        self.write_document()  # before the start: whoever clears up after us must find it
         try:
-            main = self.start(group)
+            self.start()
+            return self.see_to_its_end()
         except OSError as error:
-            if group:
-                group.remove()
             code = 127 if isinstance(error, FileNotFoundError) else 126
-            return {"state": "FAILED", "cause": "image_missing", "exit_code": code, "message": f"cannot start: {error}"}
-        self.started_at = self.started_at or now()
-        self.write_state("RUNNING", job=[main, start_time(main)])
-        ended_by = self.watch(main, limit_bytes if group and not group.path else None)
-        self.end_tree()
-        killed_for_memory = group.kills() if group else 0
-        if group:
-            group.remove()
-        return self.outcome(ended_by, killed_for_memory, limit)
+            message = f"cannot start: {error.strerror}"
+            return {"state": "FAILED", "cause": "image_missing", "exit_code": code, "signal": None, "message": message}
+        finally:
+            if self.group:
+                self.group.remove()
 
-    def start(self, group):
-        def become_job():
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-            prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-            if group:
-                group.join()
+    def see_to_its_end(self) -> dict[str, Any]:
+        """From the started main process to the verdict, with nothing of the tree left."""
+        self.change_state(
+            "RUNNING", started_at=self.document["started_at"] or now(), job=identity_of(self.main),
+            cause=None, exit_code=None, signal=None, message="",
+        )  # fmt: skip
+        ended_by = self.watch()
+        self.end_tree(0.0 if ended_by == "memory" else self.plan["stop_grace_seconds"])
+        assert self.wait_status is not None
+        return judge(ended_by, self.wait_status, self.group.num_memory_kills() if self.group else 0, self.plan)
 
+    def start(self) -> None:
+        """Fork the job's main process, put it into its group, and let it go. Raises OSError where that cannot be."""
         os.makedirs(os.path.dirname(self.plan["log"]), exist_ok=True)
-        with open(self.plan["log"], "ab") as log:
-            process = subprocess.Popen(
-                self.plan["arguments"],
-                env=self.environment(),
-                cwd=self.plan["run_dir"],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-                preexec_fn=become_job,
-            )
-        process.returncode = 0  # we reap it ourselves, with all its orphans
-        return process.pid
+        log = os.open(self.plan["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        gate_out, gate_in = os.pipe()
+        errors_out, errors_in = os.pipe()
+        environment = job_environment(self.plan, self.secrets, self.attempt)
+        self.wait_status, self.main = None, os.fork()
+        if self.main == 0:
+            os.close(gate_in)
+            prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # before the gate: a supervisor killed earlier never opens it
+            become_job(self.plan, environment, log, gate_out, errors_in)
+        for descriptor in (log, gate_out, errors_in):
+            os.close(descriptor)
+        self.adopt_main()
+        os.write(gate_in, b"!")
+        os.close(gate_in)
+        with open(errors_out, "rb") as file:
+            complaint = file.read().decode(errors="replace")
+        if complaint:
+            os.waitpid(self.main, 0)
+            number, _, text = complaint.partition(" ")
+            raise OSError(int(number), text)
 
-    def watch(self, main, watched_limit_bytes):
-        """Wait for the main process. Gives why it was ended: None, "stopped", "timeout" or "out_of_memory"."""
-        while True:
-            self.reap(main)
-            if self.main_status is not None:
-                return None
-            reason = self.reason_to_end(watched_limit_bytes)
+    def adopt_main(self) -> None:
+        """Without permission for that, memory is watched instead."""
+        if self.group:
+            try:
+                self.group.adopt(self.main)
+            except OSError:
+                self.group.remove()
+                self.group, self.document["group"] = None, None
+
+    def watch(self) -> str | None:
+        """Wait for the main process. Gives why it must be ended before it has ended itself, or None."""
+        while not self.has_main_ended():
+            reason = self.reason_to_end() or ("memory" if self.is_over_memory() else None)
             if reason:
-                self.end_tree()
-                self.reap(main)
                 return reason
-            signal.sigtimedwait(SIGNALS, WATCH_SECONDS)
-
-    def reason_to_end(self, watched_limit_bytes):
-        if self.is_stopped():
-            return "stopped"
-        if self.deadline is not None and time.monotonic() > self.deadline:
-            return "timeout"
-        if watched_limit_bytes and resident_bytes(job_processes(self.key, os.getpid())) > watched_limit_bytes:
-            return "out_of_memory"
+            self.track()
+            self.nap(WATCH_SECONDS)
         return None
 
-    def reap(self, main):
+    def reason_to_end(self) -> str | None:
+        """`timeout`, a sentence for a stop, or None."""
+        if self.stop_reason is None and os.path.exists(os.path.join(self.directory, "stop")):
+            self.stop_reason = "stopped by a user"
+        return self.stop_reason or ("timeout" if time.monotonic() > self.deadline else None)
+
+    def is_over_memory(self) -> bool:
+        """Only asked for where the kernel does not bound it."""
+        if self.limit_bytes is None or self.group:
+            return False
+        return uses_more_than(self.limit_bytes, descendants(os.getpid(), process_table()))
+
+    def track(self) -> None:
+        """Where there is no group, write down who left the job's session: if we are killed, they can still be found."""
+        if self.group or time.monotonic() < self.next_tracking:
+            return
+        self.next_tracking = time.monotonic() + TRACK_SECONDS
+        table = process_table()
+        tree = [table[pid] for pid in sorted(descendants(os.getpid(), table))]
+        apart = [row.identity for row in tree if row.session != self.main]
+        if apart != self.document["apart"]:
+            self.document["apart"] = apart
+            self.write_document()
+
+    def has_main_ended(self) -> bool:
+        """Reaps what has ended, and says whether the main process has."""
+        self.reap()
+        return self.wait_status is not None
+
+    def reap(self) -> None:
+        """Collect ended children; orphans of the job are ours too."""
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -308,75 +535,85 @@ class Supervisor:
                 return
             if pid == 0:
                 return
-            if pid == main:
-                self.main_status = status
+            if pid == self.main:
+                self.wait_status = status
 
-    def end_tree(self):
+    def end_tree(self, grace_seconds: float) -> None:
         """SIGTERM to every process of the job, SIGKILL to those that are left after the grace."""
-        pids = job_processes(self.key, os.getpid())
-        if not pids:
-            return
-        send(pids, signal.SIGTERM)
-        end = time.monotonic() + self.plan["stop_grace_seconds"]
-        while time.monotonic() < end and pids:
-            signal.sigtimedwait({signal.SIGCHLD}, 0.02)
-            self.reap_into_main()
-            pids = job_processes(self.key, os.getpid())
-        while pids:
-            send(pids, signal.SIGKILL)
-            signal.sigtimedwait({signal.SIGCHLD}, 0.02)
-            self.reap_into_main()
-            pids = job_processes(self.key, os.getpid())
+        end = time.monotonic() + grace_seconds
+        left = self.tree()
+        if grace_seconds:
+            send(left, signal.SIGTERM)
+        while left and time.monotonic() < end:
+            self.nap(0.02)
+            left = self.tree()
+        while left or not self.has_main_ended():
+            send(left, signal.SIGKILL)
+            self.nap(0.02)
+            left = self.tree()
 
-    def reap_into_main(self):
-        with_main = self.main_pid()
-        self.reap(with_main)
+    def tree(self) -> set[int]:
+        """Every living process of the job, after collecting the dead."""
+        self.reap()
+        return descendants(os.getpid(), process_table())
 
-    def main_pid(self):
-        try:
-            with open(os.path.join(self.directory, "state.json")) as file:
-                return (json.load(file).get("job") or [None])[0]
-        except (OSError, ValueError):
-            return None
+    def pause(self, seconds: float) -> None:
+        """Wait before the next attempt, unless there is a reason to end."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end and not self.reason_to_end():
+            self.nap(min(WATCH_SECONDS, max(0.0, end - time.monotonic())))
 
-    def outcome(self, ended_by, killed_for_memory, limit):
-        status = self.main_status
-        signal_number = os.WTERMSIG(status) if status is not None and os.WIFSIGNALED(status) else None
-        exit_code = os.WEXITSTATUS(status) if status is not None and os.WIFEXITED(status) else None
-        base = {"exit_code": exit_code, "signal": signal_number}
-        if ended_by == "stopped":
-            return {"state": "STOPPED", "cause": "stopped", "message": "stopped by a user", **base}
-        if ended_by == "timeout":
-            message = f"ran longer than time_limit_seconds = {self.plan['time_limit_seconds']}"
-            return {"state": "TIMED_OUT", "cause": "timeout", "message": message, **base}
-        if exit_code == 0 and not ended_by:
-            return {"state": "SUCCEEDED", "cause": "exit", "message": "", **base}
-        if ended_by == "out_of_memory" or killed_for_memory:
-            message = f"needed more than memory_gib = {limit}"
-            return {"state": "FAILED", "cause": "out_of_memory", "message": message, **base}
-        if signal_number:
-            message = f"killed by {signal.Signals(signal_number).name}"
-            return {"state": "FAILED", "cause": "signal", "message": message, **base}
-        return {"state": "FAILED", "cause": "exit", "message": f"ended with exit code {exit_code}", **base}
+    def nap(self, seconds: float) -> None:
+        """Sleep until a signal comes. Whoever ends the supervisor politely (a shutdown, `kill`) ends the job."""
+        info = signal.sigtimedwait(WAKING_SIGNALS, seconds)
+        if info is not None and info.si_signo in (signal.SIGTERM, signal.SIGINT):
+            self.stop_reason = self.stop_reason or f"its supervisor got {signal_name(info.si_signo)}"
 
 
-def main():
-    directory = sys.argv[1]
-    secrets = json.loads(sys.stdin.buffer.read() or b"{}")
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+# The program.
+
+
+def take_lock(directory: str) -> bool:
+    """Hold the job's lock for good, or give False: another supervisor has it. Who only looks holds it for a moment."""
     lock = os.open(os.path.join(directory, "lock"), os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return  # another supervisor has this job already
-    if os.path.exists(os.path.join(directory, "state.json")):
-        return  # ... and had it
-    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    deadline = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.005)
+        else:
+            return not os.path.exists(os.path.join(directory, "state.json"))
+
+
+def tell_submitter(word: bytes) -> None:
+    """Answer on standard output, and close it: the submitter waits for that."""
+    with contextlib.suppress(BrokenPipeError):  # it died while it waited; the job is accepted all the same
+        os.write(1, word)
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 0)
+    os.dup2(null, 1)
+
+
+def main(directory: str) -> None:
+    """Take the job over from the submitter and run it, as a daemon."""
+    text = sys.stdin.buffer.read()
+    if not text.endswith(b"\n"):
+        return  # the submitter died in the middle: whoever submits again starts another supervisor
+    if os.fork():
+        os._exit(0)  # the submitter collects this one; the daemon is nobody's child
+    signal.pthread_sigmask(signal.SIG_BLOCK, WAKING_SIGNALS)
     prctl(PR_SET_CHILD_SUBREAPER, 1)
-    supervisor = Supervisor(directory, secrets)
-    supervisor.write_state("STARTING")
-    supervisor.run()
+    if not take_lock(directory):
+        tell_submitter(TAKEN)
+        return
+    supervisor = Supervisor(directory, json.loads(text))
+    if supervisor.change_state("STARTING"):
+        tell_submitter(STARTED)
+        supervisor.run()
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1])

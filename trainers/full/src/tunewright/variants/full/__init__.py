@@ -1,1 +1,1 @@
-"""Trains every weight."""
+"""Variant `full`: trains every weight."""

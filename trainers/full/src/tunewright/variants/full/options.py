@@ -1,4 +1,4 @@
-"""What `[training.options]` may hold for variant `full`: nothing."""
+"""What `[training.options]` may hold for variant `full`."""
 
 from __future__ import annotations
 
@@ -6,4 +6,4 @@ from tunewright.contracts.spec import Spec
 
 
 class FullOptions(Spec):
-    """All weights learn; there is nothing to choose."""
+    """Nothing: every weight is trained, and the rest is said in `[training]`."""

@@ -13,9 +13,10 @@ def tunewright_register_variants(register: VariantRegistry) -> None:
     register.add(
         VariantInfo(
             name="full",
-            summary="every weight",
+            summary="trains every weight",
             entry="tunewright.variants.full.variant:FullVariant",
             options_type=FullOptions,
             api=1,
+            strategies=frozenset({"ddp"}),
         )
     )

@@ -1,1 +1,1 @@
-"""Trains low-rank adapters on frozen weights."""
+"""Variant `lora`: trains low-rank adapters on frozen weights."""

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+from typing import Annotated, Literal
+
 from pydantic import Field
 
 from tunewright.contracts.spec import Spec
 
+ModuleName = Annotated[str, Field(min_length=1)]
+
 
 class LoraOptions(Spec):
-    """The adapter: its size, and where it goes."""
+    """The adapters: how wide, how strong, and where."""
 
     rank: int = Field(default=16, ge=1)
-    """The adapter's rank: what it can learn, and its size, grow with it."""
+    """Width of the adapters. More learns more and costs more."""
 
-    alpha: float = Field(default=32.0, gt=0)
-    """The adapter is scaled by alpha / rank."""
+    alpha: float = Field(default=32.0, gt=0, allow_inf_nan=False)
+    """An adapter's output is scaled by alpha / rank."""
 
     dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Share of the adapter's input that is dropped in training."""
+    """Share of an adapter's inputs that is zeroed in training."""
 
-    target_modules: str | tuple[str, ...] = "all-linear"
-    """`all-linear`, or names of modules (`q_proj`). A name that matches nothing is an error."""
+    target_modules: Literal["all-linear"] | Annotated[tuple[ModuleName, ...], Field(min_length=1)] = "all-linear"
+    """`all-linear`: every linear layer but the output's. Or names (`q_proj`); one that matches none is an error."""
+
+    use_rslora: bool = False
+    """Scale by alpha / sqrt(rank) instead, which keeps large ranks stable."""
+
+    bias: Literal["none"] = "none"
+    """Biases stay as they are."""

@@ -13,9 +13,10 @@ def tunewright_register_variants(register: VariantRegistry) -> None:
     register.add(
         VariantInfo(
             name="lora",
-            summary="low-rank adapters on frozen weights",
+            summary="trains low-rank adapters on frozen weights",
             entry="tunewright.variants.lora.variant:LoraVariant",
             options_type=LoraOptions,
             api=1,
+            strategies=frozenset({"ddp"}),
         )
     )

@@ -1,1 +1,1 @@
-"""Trains low-rank adapters on weights frozen in four bits."""
+"""Variant `qlora`: trains low-rank adapters on weights frozen in four bits."""

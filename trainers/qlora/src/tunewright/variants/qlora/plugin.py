@@ -13,9 +13,10 @@ def tunewright_register_variants(register: VariantRegistry) -> None:
     register.add(
         VariantInfo(
             name="qlora",
-            summary="low-rank adapters on weights frozen in four bits",
+            summary="trains low-rank adapters on weights frozen in four bits",
             entry="tunewright.variants.qlora.variant:QloraVariant",
             options_type=QloraOptions,
             api=1,
+            strategies=frozenset({"ddp"}),
         )
     )

@@ -1,85 +1,85 @@
-"""Variant `qlora`: low-rank adapters learn, the weights stay and are kept in four bits."""
+"""QLoRA: the model frozen in four bits by bitsandbytes, low-rank adapters on its layers trained in float32."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Any
 
 import torch
 
 from tunewright.contracts.errors import InvalidExperiment, Problem
-from tunewright.trainer.api import (
-    ModelContext,
-    adapter_names,
-    attach_adapter,
-    ensure_base_weights,
-    load_base_model,
-    load_state_strictly,
-    merge_adapter,
-    save_adapter,
-)
+from tunewright.trainer.api import AdapterDefaults, ModelContext, dtype_named, frozen_base, load_config, load_weights
 from tunewright.variants.qlora.options import QloraOptions
 
-# bitsandbytes 0.50 on the CPU unpacks other widths wrongly, without a word.
-FEATURES_MULTIPLE = 64
+_BLOCK = 64
+_LISTED = 5
 
 
-class QloraVariant:
-    """See `tunewright.trainer.api.TrainerVariant`."""
+class QloraVariant(AdapterDefaults):
+    """Trains low-rank adapters on weights frozen in four bits."""
 
-    def load(self, context: ModelContext) -> torch.nn.Module:
-        """The base model in four bits, frozen, with a fresh adapter."""
-        import bitsandbytes
+    def __init__(self, options: QloraOptions) -> None:
+        super().__init__(options)
+        self.quantization = options
+
+    def load_model(self, context: ModelContext) -> Any:
+        """The base with its linear layers but the output's in four bits; everything else float32."""
+        base = frozen_base(context)
+        refuse_uneven_layers(base)
+        model = load_weights(
+            base, quantization_config=self._quantization_config(context), device_map={"": str(context.device)}
+        )
+        keep_gradients_right(model)
+        return model
+
+    def _quantization_config(self, context: ModelContext) -> Any:
         from transformers import BitsAndBytesConfig
 
-        options = context.options
-        assert isinstance(options, QloraOptions)
-        ensure_base_weights(context)
-        quantization = BitsAndBytesConfig(
+        chosen = self.quantization.compute_dtype
+        return BitsAndBytesConfig(
             load_in_4bit=True,
-            bnb_4bit_quant_type=options.quant_type,
-            bnb_4bit_use_double_quant=options.double_quant,
-            bnb_4bit_compute_dtype=getattr(torch, options.compute_dtype),
+            bnb_4bit_quant_type=self.quantization.quant_type,
+            bnb_4bit_use_double_quant=self.quantization.double_quant,
+            bnb_4bit_compute_dtype=context.dtype if chosen == "auto" else dtype_named(chosen),
         )
-        model = load_base_model(context, quantization_config=quantization, device_map={"": _device()})
-        quantized = {name: one for name, one in model.named_modules() if isinstance(one, bitsandbytes.nn.Linear4bit)}
-        check_widths({name: module.in_features for name, module in quantized.items()})
-        for module in quantized.values():
-            # With it, one evaluation pass repacks the weight and every later gradient is wrong (bitsandbytes 0.50, CPU).
+
+
+def keep_gradients_right(model: torch.nn.Module) -> None:
+    """Keep bitsandbytes from repacking weights for CPUs with AVX512-BF16.
+
+    The packed form has no backward pass: after one forward pass in evaluation mode the gradients of all adapters
+    below would be wrong, without an error (bitsandbytes 0.50.2).
+    """
+    from bitsandbytes.nn import Linear4bit
+
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
             module.support_avx512bf16_for_cpu = False
-        for parameter in model.parameters():
-            parameter.requires_grad = False
-        return attach_adapter(model, options, context.seed)
-
-    def trained_state(self, model: torch.nn.Module) -> dict[str, torch.Tensor]:
-        """The adapter's tensors."""
-        names = adapter_names(model)
-        return {name: parameter for name, parameter in model.named_parameters() if name in names}
-
-    def load_trained_state(self, model: torch.nn.Module, state: dict[str, torch.Tensor]) -> None:
-        """They go back."""
-        load_state_strictly(model, state, adapter_names(model))
-
-    def save(self, model: torch.nn.Module, directory: Path, context: ModelContext) -> None:
-        """The adapter alone, in peft's format; it loads onto the base in full precision or in four bits."""
-        save_adapter(model, directory, context)
-
-    def merge(self, saved: Path, directory: Path, context: ModelContext) -> None:
-        """The base in full precision and the adapter in one."""
-        merge_adapter(saved, directory, context)
 
 
-def _device() -> str | int:
-    return torch.cuda.current_device() if torch.cuda.is_available() else "cpu"
+def refuse_uneven_layers(context: ModelContext) -> None:
+    """Raise InvalidExperiment for layers whose inputs are no multiple of 64: bitsandbytes gets them wrong on CPU."""
+    uneven = uneven_layers(_shapes_only(context))
+    if uneven:
+        listed = ", ".join(uneven[:_LISTED]) + (", ..." if len(uneven) > _LISTED else "")
+        message = f"qlora needs layers whose inputs are a multiple of {_BLOCK}; {len(uneven)} are not: {listed}"
+        problem = Problem("model.name_or_path", message, "train this model with variant `lora`")
+        raise InvalidExperiment.from_problems(context.reference.name_or_path, [problem])
 
 
-def check_widths(in_features: dict[str, int]) -> None:
-    """Raise InvalidExperiment naming the modules whose width bitsandbytes would unpack wrongly on a CPU."""
-    wrong = [f"{name} ({width})" for name, width in in_features.items() if width % FEATURES_MULTIPLE]
-    if wrong and not torch.cuda.is_available():
-        shown = ", ".join(wrong[:3]) + (f" and {len(wrong) - 3} more" if len(wrong) > 3 else "")
-        problem = Problem(
-            "training.variant",
-            f"qlora on a CPU needs in_features that are multiples of {FEATURES_MULTIPLE}; the model has {shown}",
-            "use `lora`, or a GPU",
-        )
-        raise InvalidExperiment.from_problems("job", [problem])
+def uneven_layers(model: Any) -> list[str]:
+    """Names, with their inputs, of the layers that would be quantized and whose inputs are no multiple of 64."""
+    output = model.get_output_embeddings()
+    return [
+        f"{name} ({module.in_features})"
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and module is not output and module.in_features % _BLOCK
+    ]
+
+
+def _shapes_only(context: ModelContext) -> Any:
+    """The model without memory for its weights."""
+    from transformers import AutoModelForCausalLM
+
+    config = load_config(context)
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=False)

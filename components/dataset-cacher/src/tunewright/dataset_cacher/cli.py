@@ -1,0 +1,34 @@
+"""The dataset-cacher's command line."""
+
+from __future__ import annotations
+
+import click
+
+from tunewright.contracts.command_line import LazyGroup, run_command_line, version_option
+
+_COMMANDS = "tunewright.dataset_cacher.commands"
+
+_LAZY = {
+    "prepare": (f"{_COMMANDS}.prepare:prepare", "Prepare an experiment's dataset, or find it prepared."),
+    "key": (f"{_COMMANDS}.prepare:key", "Show the digest of an experiment's dataset; prepare nothing."),
+    "list": (f"{_COMMANDS}.caches:list_caches", "List the prepared datasets."),
+    "stats": (f"{_COMMANDS}.caches:stats", "Show counts and lengths of one."),
+    "show": (f"{_COMMANDS}.show:show", "Print a conversation with the trained tokens coloured."),
+    "verify": (f"{_COMMANDS}.caches:verify", "Compare every byte of one with its manifest."),
+    "export": (f"{_COMMANDS}.export:export", "Write one as jsonl, parquet or a Hugging Face dataset."),
+}
+
+
+@click.group(cls=LazyGroup, lazy_commands=_LAZY, context_settings={"help_option_names": ["-h", "--help"]})
+@version_option("tunewright-dataset-cacher")
+def dataset_cacher() -> None:
+    """From a mix of conversations, a tokenizer and a chat template to a verified cache of tokens."""
+
+
+def main() -> None:
+    """Run the command line and exit."""
+    run_command_line(dataset_cacher, "dataset-cacher")
+
+
+if __name__ == "__main__":
+    main()

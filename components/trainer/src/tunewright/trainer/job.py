@@ -1,0 +1,111 @@
+"""Reading a job and what it needs: everything that can be wrong is found before the first process is started."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from tunewright.contracts.datasets import DatasetManifest, read_manifest, verify_cache
+from tunewright.contracts.errors import InvalidExperiment, NotFound, Problem
+from tunewright.contracts.experiment import ExperimentSpec
+from tunewright.contracts.jobs import JobSpec, ModelReference
+from tunewright.contracts.plugins import PluginHost
+from tunewright.contracts.rundir import RunDir
+from tunewright.contracts.spec import Spec, digest_of
+from tunewright.contracts.variants import VariantInfo
+
+STRATEGIES = frozenset({"ddp"})
+"""The ways of sharing work between processes that this trainer has."""
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """A job that is a training, with what it names found."""
+
+    job: JobSpec
+    experiment: ExperimentSpec
+    model: ModelReference
+    dataset: Path
+    variant: VariantInfo
+    options: Spec
+    host: PluginHost
+
+    @property
+    def run_dir(self) -> RunDir:
+        """Where everything is written."""
+        return RunDir(Path(self.job.run_dir))
+
+    @property
+    def num_processes(self) -> int:
+        """Processes over all nodes."""
+        return self.job.resources.nodes * self.job.resources.processes_per_node
+
+    @property
+    def experiment_digest(self) -> str:
+        """SHA-256 of the resolved experiment: a checkpoint of another one is not gone on from."""
+        return digest_of(self.experiment.to_document())
+
+
+def read_job(path: Path) -> JobSpec:
+    """The job at `path`. Raises NotFound, or InvalidExperiment for a file that is no job."""
+    try:
+        return JobSpec.model_validate_json(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        raise NotFound(f"{path}: no such job", "a job is the `job.json` of a run's directory") from None
+    except ValidationError as error:
+        problems = [Problem(".".join(map(str, one["loc"])), one["msg"]) for one in error.errors()]
+        raise InvalidExperiment.from_problems(str(path), problems) from None
+
+
+def open_job(path: Path) -> TrainingJob:
+    """Read the job and find its variant. Raises UnknownPlugin, or InvalidExperiment for what cannot be trained."""
+    job = read_job(path)
+    if job.experiment is None or job.model is None or job.dataset is None:
+        raise InvalidExperiment(f"{path}: is no training: it has no experiment, no model or no dataset")
+    host = PluginHost.discover()
+    info = host.variants.get(job.experiment.training.variant, "training.variant")
+    _refuse_strategy(job.experiment, info)
+    options = parse_options(info, job.experiment)
+    return TrainingJob(job, job.experiment, job.model, Path(job.dataset.path), info, options, host)
+
+
+def _refuse_strategy(experiment: ExperimentSpec, info: VariantInfo) -> None:
+    strategy, possible = experiment.training.strategy, sorted(info.strategies & STRATEGIES)
+    if strategy not in possible:
+        message = f"`{strategy}` cannot train variant `{info.name}` here; possible: {', '.join(possible)}"
+        raise InvalidExperiment.from_problems(experiment.name, [Problem("training.strategy", message)])
+
+
+def parse_options(info: VariantInfo, experiment: ExperimentSpec) -> Spec:
+    """`[training.options]` as the variant's own type."""
+    try:
+        return info.options_type.model_validate(experiment.training.options)
+    except ValidationError as error:
+        problems = [
+            Problem(".".join(("training.options", *map(str, one["loc"]))), one["msg"]) for one in error.errors()
+        ]
+        raise InvalidExperiment.from_problems(experiment.name, problems) from None
+
+
+def verify_dataset(job: TrainingJob) -> DatasetManifest:
+    """Check every file of the cache against its digest. Raises CacheCorrupted: such a cache is never trained on."""
+    manifest = verify_cache(job.dataset)
+    _refuse_other_dataset(job, manifest)
+    if manifest.rows == 0:
+        raise InvalidExperiment.from_problems(job.experiment.name, [Problem("dataset.mix", "the dataset has no rows")])
+    return manifest
+
+
+def _refuse_other_dataset(job: TrainingJob, manifest: DatasetManifest) -> None:
+    assert job.job.dataset is not None
+    if manifest.digest != job.job.dataset.digest:
+        raise InvalidExperiment(
+            f"{job.dataset}: is dataset {manifest.digest[:12]}, the job asks for {job.job.dataset.digest[:12]}"
+        )
+
+
+def read_verified_manifest(job: TrainingJob) -> DatasetManifest:
+    """The manifest of a cache that the node has verified already."""
+    return read_manifest(job.dataset)

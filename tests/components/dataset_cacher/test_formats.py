@@ -1,0 +1,129 @@
+"""Every row format, and every kind of file."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as arrow
+import pytest
+from pyarrow import parquet
+
+from components.dataset_cacher.workbench import Workbench, conversation
+from tunewright.contracts.errors import InvalidDataset
+from tunewright.contracts.plugins import PluginHost, load_entry
+
+USER, ANSWER = {"role": "user", "content": "why?"}, {"role": "assistant", "content": "so."}
+SYSTEM = {"role": "system", "content": "be brief"}
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "messages"),
+    [
+        ("messages", {"messages": [USER, ANSWER], "id": 3}, [USER, ANSWER]),
+        ("messages", {"messages": json.dumps([USER, ANSWER])}, [USER, ANSWER]),
+        ("prompt_completion", {"prompt": "why?", "completion": "so."}, [USER, ANSWER]),
+        ("prompt_completion", {"prompt": [SYSTEM, USER], "completion": [ANSWER]}, [SYSTEM, USER, ANSWER]),
+        ("question_answer", {"question": "why?", "answer": "so."}, [USER, ANSWER]),
+        ("alpaca", {"instruction": "why?", "input": "", "output": "so."}, [USER, ANSWER]),
+        ("alpaca", {"instruction": "a", "input": "b", "output": "so.", "system": "be brief"},
+         [SYSTEM, {"role": "user", "content": "a\n\nb"}, ANSWER]),
+        ("sharegpt", {"conversations": [{"from": "human", "value": "why?"}, {"from": "gpt", "value": "so."}]},
+         [USER, ANSWER]),
+        ("sharegpt", {"conversations": [{"from": "system", "value": "be brief"}, {"from": "user", "value": "why?"}]},
+         [SYSTEM, USER]),
+    ],
+)  # fmt: skip
+def test_a_row_becomes_these_messages(name: str, row: dict[str, Any], messages: list[Any]) -> None:
+    formats = PluginHost.discover().dataset_formats
+    assert load_entry(formats.get(name).entry, "test")(row) == messages
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "words"),
+    [
+        ("messages", {"text": "x"}, "no `messages`; it has `text`"),
+        ("messages", {"messages": []}, "`messages` is empty"),
+        ("messages", {"messages": "x"}, "not the JSON of a list"),
+        ("messages", {"messages": 3}, "the number 3"),
+        ("messages", {"messages": ["x"]}, "message 1 must be an object"),
+        ("messages", {"messages": [USER, {"role": "assistant"}]}, "message 2 has no `content`"),
+        ("messages", {"messages": [{"content": "x"}]}, "message 1 has no `role`"),
+        ("messages", {"messages": [{"role": "user", "content": None}]}, "`content` must be text, got null"),
+        (
+            "messages",
+            {"messages": [{"role": "user", "content": [{"text": "x"}]}]},
+            "`content` must be text, got a list",
+        ),
+        ("messages", {"messages": [{**USER, "train": "no"}]}, "`train` must be true or false"),
+        ("messages", {"messages": [USER], "tools": [{}]}, "`tools`"),
+        ("question_answer", {"question": "why?"}, "no `answer`"),
+        ("question_answer", {"question": "why?", "answer": 42}, "`answer` must be text, got 42"),
+        ("prompt_completion", {"prompt": 3, "completion": "x"}, "`prompt` must be text or a list"),
+        ("alpaca", {"instruction": "a"}, "no `output`"),
+        ("sharegpt", {"conversations": [{"from": "martian", "value": "x"}]}, "'martian'"),
+        ("sharegpt", {"conversations": []}, "at least one turn"),
+        ("messages", [1], "must be an object"),
+    ],
+)
+def test_a_row_that_cannot_be_read_is_named_by_file_and_line(name: str, row: Any, words: str, bench: Workbench) -> None:
+    bench.write("rows.jsonl", [row])
+    with pytest.raises(InvalidDataset) as caught:
+        bench.provide({"source": "rows.jsonl", "format": name})
+    assert "rows.jsonl:1" in str(caught.value) and words in str(caught.value)
+
+
+def test_every_kind_of_file_gives_the_same_rows(bench: Workbench) -> None:
+    rows = [{"question": f"what is {number}?\n", "answer": f'"{number}", é'} for number in range(5)]
+    write_every_kind(bench.project, rows)
+    seen = [
+        bench.rows(bench.provide({"source": f"rows{suffix}", "format": "question_answer"}))
+        for suffix in (".jsonl", ".jsonl.gz", ".json", ".object.json", ".csv", ".parquet")
+    ]
+    assert len(seen[0]) == 5
+    assert all(one == seen[0] for one in seen)
+
+
+def write_every_kind(directory: Path, rows: list[dict[str, str]]) -> None:
+    lines = "\n".join(json.dumps(row) for row in rows)
+    (directory / "rows.jsonl").write_text(f"\n{lines}\n\n")
+    (directory / "rows.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
+    (directory / "rows.json").write_text(json.dumps(rows))
+    (directory / "rows.object.json").write_text(json.dumps({"version": 1, "data": rows}))
+    with (directory / "rows.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, ["question", "answer"])
+        writer.writeheader()
+        writer.writerows(rows)
+    parquet.write_table(arrow.Table.from_pylist(rows), directory / "rows.parquet")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("rows.jsonl", b'{"question": "a", "answer": "b"}\n{"quest', "rows.jsonl:2: format `question_answer`: is not"),
+        ("rows.json", b'{"a": [], "b": []}', "rows.json: must be a list of rows, or an object with one list, got an"),
+        ("rows.json", b"[", "rows.json: is not JSON"),
+        ("rows.json", b"3", "rows.json: must be a list of rows"),
+        ("rows.csv", b'question,answer\na,b\na,"b\nc"\n1,2,3\n', "rows.csv:5: format `question_answer`: has more"),
+        ("rows.csv", b"question,answer\na,\xff\n", "rows.csv: cannot be read as csv"),
+        ("rows.parquet", b"PAR1 not really", "rows.parquet: cannot be read as parquet"),
+        ("rows.jsonl.gz", b"not gzip", "rows.jsonl.gz: cannot be read as jsonl"),
+    ],
+)  # fmt: skip
+def test_a_broken_file_is_named(name: str, content: bytes, words: str, bench: Workbench) -> None:
+    (bench.project / name).write_bytes(content)
+    with pytest.raises(InvalidDataset) as caught:
+        bench.provide({"source": name, "format": "question_answer"})
+    assert words in str(caught.value)
+
+
+def test_many_bad_rows_are_counted_and_the_first_five_shown(bench: Workbench) -> None:
+    bench.write("rows.jsonl", [conversation("a", "b"), *({"text": "x"} for _ in range(12))])
+    bench.write("more.jsonl", [{"messages": []}])
+    with pytest.raises(InvalidDataset) as caught:
+        bench.provide({"source": "rows.jsonl"}, {"source": "more.jsonl"})
+    assert "13 rows cannot be used; the first 5" in str(caught.value)
+    assert [problem.path for problem in caught.value.problems] == [f"rows.jsonl:{line}" for line in range(2, 7)]

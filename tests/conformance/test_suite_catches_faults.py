@@ -1,0 +1,104 @@
+"""The conformance suite is itself tested: each seeded fault is caught, by the check that is there for it."""
+
+from __future__ import annotations
+
+import inspect
+import signal
+import time
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from conformance import faulty_clusters
+from conformance.cluster_suite import ClusterConformance
+from tunewright.clusters.local.state_directory import StateDirectory
+from tunewright.clusters.local.strays import end_strays, signal_supervisor
+from tunewright.contracts.errors import TunewrightError
+
+CAUGHT_BY: dict[str, tuple[str, str]] = {
+    "PlansWithRandomId": ("a_plan_is_the_same_bytes_in_another_process", "different plans"),
+    "PlansWithTime": ("a_plan_is_the_same_bytes_in_another_process", "different plans"),
+    "PlansInSetOrder": ("a_plan_is_the_same_bytes_in_another_process", "different plans"),
+    "PlansWithTheUsersName": ("a_plan_is_the_same_bytes_in_another_process", "different plans"),
+    "PlansWithAFile": ("planning_has_no_effect", "plan.tmp"),
+    "PlansSecretValues": ("a_secret_arrives_and_is_written_nowhere", "the plan has the secret"),
+    "RunsAnyNumberOfNodesAsOne": ("more_nodes_than_it_can_are_refused_in_words", "DID NOT RAISE"),
+    "PromisesSeveralNodes": ("more_nodes_than_it_can_are_refused_in_words", "nodes"),
+    "LeaksTheClientsEnvironment": ("nothing_of_the_clients_environment_arrives", "LEAKED"),
+    "JoinsArgumentsForAShell": ("every_argument_arrives_as_it_is", "changed|only prints has failed"),
+    "SubmitsEveryTime": ("submitting_twice_finds_the_first_job", "several jobs"),
+    "IgnoresTheKey": ("another_key_is_another_job", "two keys"),
+    "KillsTheJobWithTheClient": ("a_job_outlives_its_client", "killed client"),
+    "LosesExitCodes": ("an_exit_code_arrives", "42 became 1"),
+    "RaisesForUnknownJobs": ("an_unknown_job_is_not_found", "no such job"),
+    "DropsTheLastLine": ("a_log_has_the_exact_bytes", "not what was written"),
+    "DecodesLogs": ("a_log_has_the_exact_bytes", "not what was written"),
+    "KeepsOneMegabyteOfLog": ("ten_megabytes_of_log_arrive", "1048576 arrived"),
+    "FollowsWithoutFollowing": ("following_gives_everything_and_ends_with_the_job", "following gave"),
+    "IgnoresSince": ("a_log_can_be_read_from_any_byte", "`since`"),
+    "AnswersForEveryReplica": ("a_node_that_is_not_there_has_no_log_in_words", "DID NOT RAISE"),
+    "StopsOnlyOnce": ("stopping_is_idempotent", "stopped already"),
+    "StopsTheMainProcessOnly": ("stopping_ends_the_whole_tree", "a stopped job is"),
+    "LeavesGrandchildren": ("stopping_ends_the_whole_tree", "still live.*'g'"),
+    "ForgivesTheDeaf": ("stopping_ends_the_whole_tree", "does not end"),
+    "CountsNoAttempts": ("a_failed_job_is_started_again", "the attempts were"),
+    "RetriesForever": ("without_retries_a_job_runs_once", "the attempts were"),
+    "RetriesWhatWasStopped": ("a_stopped_job_is_not_started_again", "does not end"),
+    "CallsSignalsFailures": ("a_signal_is_told", "SIGKILL became 1"),
+    "KnowsNoMemory": ("running_out_of_memory_is_told_apart", "out of memory is"),
+    "CallsTimeoutsStopped": ("a_time_limit_ends_the_job", "over its time"),
+    "AddsVariables": ("no_variable_is_added_that_nobody_told_of", "JOB_KEY"),
+    "GivesAnOpenInput": ("standard_input_is_empty", "something in it"),
+    "WritesSecrets": ("a_secret_arrives_and_is_written_nowhere", "written in"),
+    "ErrorsGoElsewhere": ("standard_output_and_error_are_both_in_the_log", "not in order"),
+}
+"""Fault: the check that catches it, and what its complaint says."""
+
+ARGUMENTS: dict[str, Any] = {"code": 42, "manner": "deaf"}
+
+
+class Faulty(ClusterConformance):
+    """The suite, for a cluster that is chosen by each test. Not collected: its name does not begin with `Test`."""
+
+    plugin = faulty_clusters
+    patience_seconds = 10.0
+    memory_options: ClassVar = {"memory_gib": 0.125}
+    time_limit_options: ClassVar = {"time_limit_seconds": 0.3}
+
+
+def run_check(cluster: str, check: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run one check of the suite, as pytest would."""
+    suite = type(cluster, (Faulty,), {"name": cluster})()
+    method = getattr(suite, f"test_{check}")
+    bench = suite.make_bench(tmp_path)
+    fixtures = {"bench": bench, "monkeypatch": monkeypatch, **ARGUMENTS}
+    try:
+        method(**{name: fixtures[name] for name in inspect.signature(method).parameters})
+    finally:
+        for state in tmp_path.glob("runs/*/local/*"):
+            end_for_certain(state)
+
+
+def end_for_certain(state: Path) -> None:
+    """End a job whose cluster may not be able to: its supervisor by SIGKILL, and what that leaves by the right one."""
+    directory = StateDirectory(state)
+    for _ in range(500):
+        document, is_supervised = directory.look()
+        if not is_supervised:
+            break
+        signal_supervisor(document or {}, signal.SIGKILL)
+        time.sleep(0.01)
+    end_strays(directory.document() or {})
+
+
+def test_every_seeded_fault_has_a_check_that_is_there_for_it() -> None:
+    assert CAUGHT_BY.keys() == {*faulty_clusters.FAULTS, "PromisesSeveralNodes"}
+
+
+@pytest.mark.parametrize("fault", CAUGHT_BY)
+def test_the_suite_catches(fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    check, complaint = CAUGHT_BY[fault]
+    caught = (AssertionError, pytest.fail.Exception, TunewrightError, RuntimeError)
+    with pytest.raises(caught, match=f"(?s){complaint}"):
+        run_check(fault, check, tmp_path, monkeypatch)
