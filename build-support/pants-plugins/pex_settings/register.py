@@ -4,8 +4,8 @@ The Pex PEX. `[pex-cli]` in pants.toml names a file that `ensure-pex.sh` makes. 
 (by .pants.bootstrap) make it before Pants starts; a `pants` that pip installed does neither, so it is made here too.
 
 `--sh-boot`. A single-file PEX then starts through `/bin/sh`: a warm start skips Pex's own 0.2 s of Python and goes to
-the venv. Pants 2.17 has no field for it (`extra_build_args` came later), so the option is added where the arguments of a
-`pex_binary` are put together. When Pants is upgraded, replace it by that field.
+the venv. Pants 2.17 has no field for it (`extra_build_args` came later), so the option is added where the arguments of
+a `pex_binary` are put together. When Pants is upgraded, replace it by that field.
 """
 
 from __future__ import annotations

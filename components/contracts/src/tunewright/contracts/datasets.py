@@ -6,7 +6,8 @@ A cache is a directory `<cache_root>/<digest>/` with
                             the vocabulary), `spans` (list of uint32: start, end, start, end, ... half-open token
                             ranges that count in the loss), `source` (uint16: index into the mix) and
                             `row` (uint32: index of the row within its source)
-    packing.arrow           the packing plan: column `rows`, a list of uint32 row numbers of the cache for each packed row
+    packing.arrow           the packing plan: column `rows`, a list of uint32 row numbers of the cache for each packed
+                            row
     statistics.json         counts and lengths, for people
     tokenizer.json          the tokenizer that gave the ids, so that a cache can be read as text on its own
     manifest.json           written last; a directory without it is not a cache
