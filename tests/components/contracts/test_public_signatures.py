@@ -12,6 +12,7 @@ import pytest
 
 import tunewright.contracts
 from components.contracts.public_signatures import MODULES, public_classes, public_lines
+from tunewright.contracts.adapters import AdapterOptions
 from tunewright.contracts.spec import Spec, field_descriptions
 
 RECORDED = Path("tests/components/contracts/public_signatures.txt")
@@ -71,3 +72,13 @@ def test_the_sentences_are_read_from_the_source_by_name() -> None:
         silent: int = 0
 
     assert field_descriptions(Options) == {"memory_gib": "Memory of the job."}
+
+
+def test_inherited_fields_have_their_sentences_too() -> None:
+    class Adapters(AdapterOptions):
+        dropout: float = 0.5
+        """Ours."""
+
+    described = field_descriptions(Adapters)
+    assert described["dropout"] == "Ours."
+    assert described["rank"] == field_descriptions(AdapterOptions)["rank"]

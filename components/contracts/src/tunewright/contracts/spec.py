@@ -35,10 +35,15 @@ def digest_of(value: Mapping[str, Any] | list[Any]) -> str:
 
 
 def field_descriptions(spec_type: type[Spec]) -> dict[str, str]:
-    """The string under each field of `spec_type`, by the field's name.
+    """The string under each field of `spec_type`, inherited ones included, by the field's name.
 
     Read from the source when it is asked for: pydantic's own `use_attribute_docstrings` reads it at every import.
     """
+    ancestors = [one for one in reversed(spec_type.__mro__) if issubclass(one, Spec) and one is not Spec]
+    return {name: text for one in ancestors for name, text in _own_field_descriptions(one).items()}
+
+
+def _own_field_descriptions(spec_type: type[Spec]) -> dict[str, str]:
     tree = ast.parse(textwrap.dedent(inspect.getsource(spec_type)))
     body = tree.body[0].body if isinstance(tree.body[0], ast.ClassDef) else []
     return {

@@ -5,44 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 
+from tunewright.contracts.adapters import AdapterOptions
 from tunewright.contracts.errors import InvalidExperiment, Problem, UsageError
 from tunewright.contracts.files import write_json_atomically
 from tunewright.contracts.jobs import ModelReference
 from tunewright.trainer.model_loading import load_reference, save_whole_model
 
 _TARGETS_PATH = "training.options.target_modules"
-
-
-class AdapterOptions(Protocol):
-    """What an adapter variant's options have in common."""
-
-    @property
-    def rank(self) -> int:
-        """Width."""
-
-    @property
-    def alpha(self) -> float:
-        """Output is scaled by alpha / rank."""
-
-    @property
-    def dropout(self) -> float:
-        """Share of inputs zeroed in training."""
-
-    @property
-    def target_modules(self) -> Literal["all-linear"] | tuple[str, ...]:
-        """Which layers."""
-
-    @property
-    def use_rslora(self) -> bool:
-        """Scale by alpha / sqrt(rank) instead."""
-
-    @property
-    def bias(self) -> Literal["none"]:
-        """Biases stay as they are."""
 
 
 def add_adapters(model: Any, options: AdapterOptions, base: ModelReference) -> Any:

@@ -24,8 +24,9 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 
+from tunewright.contracts.adapters import AdapterOptions
 from tunewright.contracts.errors import UsageError
-from tunewright.trainer.adapters import AdapterOptions, add_adapters, merge_adapter, save_adapter
+from tunewright.trainer.adapters import add_adapters, merge_adapter, save_adapter
 from tunewright.trainer.model_loading import (
     ModelContext,
     dtype_named,
@@ -39,7 +40,6 @@ from tunewright.trainer.model_loading import (
 
 __all__ = [
     "AdapterDefaults",
-    "AdapterOptions",
     "ModelContext",
     "TrainerVariant",
     "VariantDefaults",

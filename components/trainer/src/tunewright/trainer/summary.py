@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Mapping
 from importlib import metadata
 from typing import Any
 
@@ -108,8 +107,3 @@ def _not_deterministic(on_gpu: bool, num_processes: int) -> list[str]:
 def python_version() -> str:
     """Version of the interpreter."""
     return platform.python_version()
-
-
-def seeds_record(seeds: Mapping[str, int]) -> dict[str, int]:
-    """The seeds, as they are written down."""
-    return dict(seeds)
