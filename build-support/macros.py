@@ -89,6 +89,7 @@ LIGHT_PLUGINS = (
 JOB_PLUGINS = (
     "//components/contracts:dist-info",
     "//components/trainer:dist-info",
+    "//components/trainer/src:lib",
     "//trainers/full:dist-info",
     "//trainers/full/src:job",
     "//trainers/full/src:lib@resolve=train-cpu",
@@ -113,7 +114,14 @@ def job_tests(*dependencies, helpers=False, timeout=900, **kwargs):
 
 def _tests(resolve, dependencies, helpers, timeout, kwargs):
     python_tests(  # noqa: F821
-        name="tests", sources=["test_*.py"], resolve=resolve, dependencies=list(dependencies), timeout=timeout, **kwargs
+        name="tests",
+        sources=["test_*.py"],
+        resolve=resolve,
+        dependencies=list(dependencies),
+        timeout=timeout,
+        # One process for all files of a folder: starting one, with torch, takes longer than most files.
+        batch_compatibility_tag=str(build_file_dir()),  # noqa: F821
+        **kwargs,
     )
     if helpers:
         python_test_utils(name="helpers", sources=["*.py", "!test_*.py"], resolve=resolve)  # noqa: F821

@@ -202,7 +202,7 @@ def make_job(
 def start_trainer(*arguments: str | Path, **variables: str) -> subprocess.Popen[str]:
     """The trainer's command line as a process tree of its own."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **variables}
-    environment["PYTHONPATH"] = os.pathsep.join(entry for entry in sys.path if entry)
+    environment["PYTHONPATH"] = os.pathsep.join(sys.path)
     return subprocess.Popen(
         [sys.executable, "-m", "tunewright.trainer", *map(str, arguments)],
         stdout=subprocess.PIPE,

@@ -110,7 +110,7 @@ def ask(tmp_path: Path) -> Ask:
     points = "".join(f"{name} = {value}\n" for name, value in project["entry-points"]["tunewright"].items())
     (info / "entry_points.txt").write_text(f"[tunewright]\n{points}")
     (site / "nohup_cluster.py").write_text(file_named("nohup_cluster.py"))
-    path = os.pathsep.join([str(site), *(os.path.abspath(one) for one in sys.path if one)])
+    path = os.pathsep.join([str(site), *sys.path])
 
     def call(name: str, *arguments: Any, **options: Any) -> Any:
         done = subprocess.run(

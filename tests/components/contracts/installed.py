@@ -51,7 +51,7 @@ class Site:
             "except TunewrightError as error:\n    answer = {'error': type(error).__name__, 'message': str(error)}\n"
             "print(json.dumps(answer))"
         )
-        path = os.pathsep.join([str(self.path), *(os.path.abspath(one) for one in sys.path if one)])
+        path = os.pathsep.join([str(self.path), *sys.path])
         done = subprocess.run(
             [sys.executable, "-c", whole], env={**os.environ, "PYTHONPATH": path},
             capture_output=True, text=True, check=False,

@@ -58,7 +58,7 @@ def program(tmp_path: Path) -> Path:
 
 
 def call(program: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    path = os.pathsep.join([str(program.parent), *(os.path.abspath(one) for one in sys.path if one)])
+    path = os.pathsep.join([str(program.parent), *sys.path])
     return subprocess.run(
         [sys.executable, str(program), *arguments],
         env={**os.environ, "PYTHONPATH": path, **variables}, capture_output=True, text=True, check=False,
@@ -123,7 +123,7 @@ def test_version_tells_the_components_own_version_and_commit(program: Path) -> N
 
 
 def test_a_reader_that_goes_away_is_no_error(program: Path) -> None:
-    path = os.pathsep.join([str(program.parent), *(os.path.abspath(one) for one in sys.path if one)])
+    path = os.pathsep.join([str(program.parent), *sys.path])
     with subprocess.Popen(
         [sys.executable, str(program), "greet", "you", "--times", "100000"],
         env={**os.environ, "PYTHONPATH": path}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,

@@ -107,7 +107,7 @@ class Checkout:
         environment = {
             **os.environ,
             # Absolute: below Pants the path has relative entries, and this process starts in the checkout.
-            "PYTHONPATH": os.pathsep.join(os.path.abspath(path) for path in sys.path if path),
+            "PYTHONPATH": os.pathsep.join(sys.path),
             "TUNEWRIGHT_HOME": str(self.home),
             "PANTS_SEEN": str(self.seen),
             **variables,
