@@ -63,8 +63,8 @@ def test_without_json_the_last_lines_say_where_model_and_record_are(project: Pro
         f"  record: {project.run() / 'provenance.json'}",
     ]
     assert (
-        answer.err.index("environment: pex ")
-        < answer.err.index(", 1 rows, 2 tokens\n")
+        answer.err.index(", 1 rows, 2 tokens\n")
+        < answer.err.index("environment: pex ")
         < answer.err.index("run count: ")
     )
     assert answer.err.index("step 3/3  loss 1.3333  1,000 tokens/s") < answer.err.index("succeeded\n")

@@ -73,19 +73,20 @@ def tunewright_preflight(experiment: ResolvedExperiment) -> Sequence[Finding]:  
 
 
 @hookspec(firstresult=True)
-def tunewright_provide_environment(environment: EnvironmentRequest) -> EnvironmentRef | None:
-    """Give the environment asked for, building it where needed. None leaves it to the next plugin.
+def tunewright_provide_dataset(dataset: DatasetRequest, cache_root: str) -> CachedDataset | None:
+    """Give the prepared dataset, preparing it below `cache_root` where needed. None leaves it to the next plugin.
 
-    The first effect outside the run's directory. The env-builder answers last. With `environment.plan_only` say what
-    it would be, and do nothing. Raise EnvironmentBuildFailed or another error of the tree.
+    The first effect outside the run's directory. The dataset-cacher answers last. With `dataset.plan_only` compute the
+    digest only.
     """
 
 
 @hookspec(firstresult=True)
-def tunewright_provide_dataset(dataset: DatasetRequest, cache_root: str) -> CachedDataset | None:
-    """Give the prepared dataset, preparing it below `cache_root` where needed. None leaves it to the next plugin.
+def tunewright_provide_environment(environment: EnvironmentRequest) -> EnvironmentRef | None:
+    """Give the environment asked for, building it where needed. None leaves it to the next plugin.
 
-    Called after the environment. The dataset-cacher answers last. With `dataset.plan_only` compute the digest only.
+    Called after the dataset. The env-builder answers last. With `environment.plan_only` say what it would be, and do
+    nothing. Raise EnvironmentBuildFailed or another error of the tree.
     """
 
 

@@ -45,9 +45,16 @@ def new_run(checked: CheckedExperiment, name: str | None) -> RunDir:
 
 
 def prepare(checked: CheckedExperiment) -> tuple[EnvironmentRef, CachedDataset]:
-    """The environment and the dataset, built where they are not there yet. Says what it is at: it may take minutes."""
+    """The dataset and the environment, made where they are not there yet. Says what it is at: it may take minutes.
+
+    The dataset first: what is wrong in its rows is told in seconds, not after the minutes of a build.
+    """
+    dataset = _prepare_dataset(checked)
     click.echo(f"environment: {checked.environment.kind} {checked.environment.key[:12]}", err=True)
-    environment = checked.build_environment()
+    return checked.build_environment(), dataset
+
+
+def _prepare_dataset(checked: CheckedExperiment) -> CachedDataset:
     click.echo(f"dataset: {checked.dataset.digest[:12]}", err=True, nl=False)
     try:
         dataset = checked.prepare_dataset()
@@ -59,7 +66,7 @@ def prepare(checked: CheckedExperiment) -> tuple[EnvironmentRef, CachedDataset]:
     )
     drops = (f"{count:,} dropped: {reason}" for reason, count in dataset.dropped.items())
     click.echo("".join(f", {part}" for part in (*counts, *drops)), err=True)
-    return environment, dataset
+    return dataset
 
 
 def submission_document(run: RunDir, number: int, plan: SubmissionPlan) -> dict[str, object]:
