@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Any
 
 from tunewright.contracts import (
+    adapters,
     checkpoints,
     clusters,
     command_line,
@@ -41,8 +42,9 @@ from tunewright.contracts.spec import Spec
 
 # Named one by one: Pants gives a test the modules that are imported, and no others.
 MODULES: tuple[ModuleType, ...] = (
-    checkpoints, clusters, command_line, dataset_plugins, datasets, environments, errors, experiment, experiment_file,
-    files, hookspecs, jobs, plugins, preflight, provenance, registry, rundir, spec, status, timestamps, variants,
+    adapters, checkpoints, clusters, command_line, dataset_plugins, datasets, environments, errors, experiment,
+    experiment_file, files, hookspecs, jobs, plugins, preflight, provenance, registry, rundir, spec, status, timestamps,
+    variants,
 )  # fmt: skip
 
 

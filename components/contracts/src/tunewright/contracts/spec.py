@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import inspect
+import itertools
 import json
 import textwrap
 from collections.abc import Mapping
@@ -39,11 +40,11 @@ def field_descriptions(spec_type: type[Spec]) -> dict[str, str]:
 
     Read from the source when it is asked for: pydantic's own `use_attribute_docstrings` reads it at every import.
     """
-    ancestors = [one for one in reversed(spec_type.__mro__) if issubclass(one, Spec) and one is not Spec]
-    return {name: text for one in ancestors for name, text in _own_field_descriptions(one).items()}
+    classes = list(itertools.takewhile(lambda one: one not in (Spec, object), spec_type.__mro__))
+    return {name: text for one in reversed(classes) for name, text in _own_field_descriptions(one).items()}
 
 
-def _own_field_descriptions(spec_type: type[Spec]) -> dict[str, str]:
+def _own_field_descriptions(spec_type: type) -> dict[str, str]:
     tree = ast.parse(textwrap.dedent(inspect.getsource(spec_type)))
     body = tree.body[0].body if isinstance(tree.body[0], ast.ClassDef) else []
     return {
