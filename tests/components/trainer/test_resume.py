@@ -86,10 +86,22 @@ def test_only_the_newest_checkpoints_stay(tmp_path: Path) -> None:
     assert sorted(path.name for path in (job.parent / "checkpoints").iterdir()) == names(job)
 
 
-def test_a_checkpoint_after_each_pass_over_the_data_is_the_default(tmp_path: Path) -> None:
-    job = make(tmp_path, max_steps=7)  # 12 packed rows, 4 a step: 3 steps a pass
+def test_a_checkpoint_after_each_pass_over_the_data_and_after_the_last_step_is_the_default(tmp_path: Path) -> None:
+    job = make(tmp_path, max_steps=7, checkpoint={"keep_last": 9})  # 12 packed rows, 4 a step: 3 steps a pass
     run_training(open_job(job))
-    assert names(job) == ["step-000003", "step-000006"]
+    assert names(job) == ["step-000003", "step-000006", "step-000007"]
+
+
+def test_a_run_that_died_while_it_wrote_its_model_trains_nothing_again(tmp_path: Path) -> None:
+    job = make(tmp_path, max_steps=7)
+    run_training(open_job(job))
+    written = model_bytes(job)
+    shutil.rmtree(job.parent / "model")
+    (job.parent / "provenance.json").unlink()
+    assert run_node(job) == 0
+    assert model_bytes(job) == written
+    assert json.loads((job.parent / "training.json").read_text())["resumed_from_step"] == 7
+    assert [line["step"] for line in metrics_of(job)] == list(range(1, 8))
 
 
 def test_checkpoints_are_in_order_of_their_steps_not_of_their_letters(tmp_path: Path) -> None:

@@ -116,9 +116,13 @@ def is_logged(session: Session) -> bool:
 
 
 def is_checkpointed(session: Session) -> bool:
-    """Whether the step just done is followed by a checkpoint."""
+    """Whether the step just done is followed by a checkpoint: as the experiment says, and the last always.
+
+    A run that dies while it writes its model then has nothing to train again.
+    """
+    step = session.progress.step
     every = session.job.experiment.checkpoint.every_steps or session.order.steps_per_epoch
-    return session.progress.step % every == 0
+    return step % every == 0 or step == session.max_steps
 
 
 def _log_step(session: Session, result: StepResult, clock: log.StepClock) -> None:
