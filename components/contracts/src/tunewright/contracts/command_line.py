@@ -61,14 +61,17 @@ class LazyGroup(click.Group):
 
 
 def version_text(distribution: str) -> str:
-    """`tunewright-launcher 0.1.0 (commit 3f2a...)`: the component's own version, and the commit it was built from."""
+    """`tunewright-launcher 0.1.0 (commit 3f2a...)`: the component's own version, and the commit it was built from.
+
+    Packages carry the commit; `pants run` tells it by TUNEWRIGHT_RUN_COMMIT.
+    """
     from importlib import metadata
 
     try:
         found = metadata.distribution(distribution)
     except metadata.PackageNotFoundError:
         return f"{distribution} (not installed as a distribution)"
-    commit = (found.read_text("COMMIT") or "").strip() or "unknown"
+    commit = (found.read_text("COMMIT") or "").strip() or os.environ.get("TUNEWRIGHT_RUN_COMMIT", "unknown")
     return f"{distribution} {found.version} (commit {commit})"
 
 

@@ -21,6 +21,7 @@ _FROM_PANTS = frozenset(
         "NO_SCIE_WARNING",
         # .pants.bootstrap sets these for the call it is sourced for.
         "TUNEWRIGHT_COMMIT",
+        "TUNEWRIGHT_RUN_COMMIT",
         "TUNEWRIGHT_PEX_READY",
     }
 )
