@@ -120,6 +120,14 @@ def test_help_lists_all_commands_and_imports_none(program: Path) -> None:
 
 def test_version_tells_the_components_own_version_and_commit(program: Path) -> None:
     assert call(program, "--version").stdout == "tunewright-moon 1.2.3 (commit c0ffee)\n"
+    assert "c0ffee" in call(program, "--version", TUNEWRIGHT_RUN_COMMIT="another").stdout
+
+
+def test_a_program_that_carries_no_commit_believes_the_one_that_pants_run_tells(program: Path) -> None:
+    (program.parent / "tunewright_moon-1.2.3.dist-info" / "COMMIT").unlink()
+    told = call(program, "--version", TUNEWRIGHT_RUN_COMMIT="decade")
+    assert told.stdout == "tunewright-moon 1.2.3 (commit decade)\n"
+    assert call(program, "--version", TUNEWRIGHT_RUN_COMMIT="").stdout == "tunewright-moon 1.2.3 (commit unknown)\n"
 
 
 def test_a_reader_that_goes_away_is_no_error(program: Path) -> None:

@@ -71,7 +71,7 @@ def version_text(distribution: str) -> str:
         found = metadata.distribution(distribution)
     except metadata.PackageNotFoundError:
         return f"{distribution} (not installed as a distribution)"
-    commit = (found.read_text("COMMIT") or "").strip() or os.environ.get("TUNEWRIGHT_RUN_COMMIT", "unknown")
+    commit = (found.read_text("COMMIT") or "").strip() or os.environ.get("TUNEWRIGHT_RUN_COMMIT") or "unknown"
     return f"{distribution} {found.version} (commit {commit})"
 
 
