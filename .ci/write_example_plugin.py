@@ -1,4 +1,4 @@
-"""Write the example cluster of docs/plugins.md to a directory, as an author would have it: `write_example_plugin.py DIR`."""
+"""Write the example cluster of docs/plugins.md to a directory, as an author would have it."""
 
 from __future__ import annotations
 
