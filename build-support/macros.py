@@ -52,6 +52,16 @@ def sources(resolves=("tools",), job_only_module=None):
         )
 
 
+def variant_sources(variant):
+    """The code of a training variant: a light half that registers it, and `variant.py`, which is the job's."""
+    may_import(
+        "//components/contracts/**",
+        "//components/trainer/src/tunewright/trainer/api.py",
+        *third_party("bitsandbytes", "peft", "pluggy", "pydantic", "safetensors", "torch", "transformers"),
+    )
+    sources(resolves=BOTH, job_only_module=f"tunewright/variants/{variant}/variant.py")
+
+
 def distribution(resolves=("tools",), has_job_module=False):
     """Metadata, wheel and papers of one distribution. Name and version come from pyproject.toml."""
     own = [f"./src:lib@resolve={resolve}" for resolve in resolves] if len(resolves) > 1 else ["./src:lib"]
