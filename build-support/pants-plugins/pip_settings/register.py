@@ -1,14 +1,14 @@
-"""Pants looks for packages where pip is told to look: in the places of PIP_FIND_LINKS, or of pip's own settings.
+"""Pants looks for packages where pip's configuration tells pip to look (`pip config set global.find-links PLACE`).
 
 Pants runs pip apart from its settings, and has an option of its own (`[python-repos].find_links`), which still wins.
 But where torch's CPU build comes from a local folder, pip knows the folder, and each `pants` must know it too: ./pants,
-the official launcher, and a `pants` that pip installed.
+the official launcher, and a `pants` that pip installed. The variable PIP_FIND_LINKS does not reach this far, since
+Pants's daemon has no variables of its caller's: .pants.bootstrap hands it on.
 """
 
 from __future__ import annotations
 
 import functools
-import os
 import subprocess
 import sys
 from typing import Tuple
@@ -19,15 +19,11 @@ _given_to_pants = PythonRepos.find_links.fget
 
 
 @functools.cache
-def _given_to_pip() -> Tuple[str, ...]:
-    return tuple((os.environ.get("PIP_FIND_LINKS") or _setting("global.find-links")).split())
-
-
-def _setting(name: str) -> str:
+def _configured_for_pip() -> Tuple[str, ...]:
     for python in ("python3", sys.executable):
         try:
             asked = subprocess.run(
-                [python, "-m", "pip", "config", "get", name],
+                [python, "-m", "pip", "config", "get", "global.find-links"],
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 text=True,
@@ -36,10 +32,10 @@ def _setting(name: str) -> str:
         except OSError:
             continue
         if asked.returncode == 0:
-            return asked.stdout
-    return ""
+            return tuple(asked.stdout.split())
+    return ()
 
 
 def rules():
-    PythonRepos.find_links = property(lambda self: _given_to_pants(self) or _given_to_pip())
+    PythonRepos.find_links = property(lambda self: _given_to_pants(self) or _configured_for_pip())
     return []
