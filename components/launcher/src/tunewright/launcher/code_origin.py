@@ -37,12 +37,11 @@ def inspect_checkout(root: Path, home: Path, allow_dirty: bool) -> Checkout:
     What lies in `home`, our own runs and caches, is no change of the code.
     """
     try:
-        commit = _git(root, "rev-parse", "--verify", "HEAD").decode().strip()
+        commit, branch = _git(root, "rev-parse", "HEAD", "--abbrev-ref", "HEAD").decode().split()
     except FileNotFoundError:
         return Checkout(CodeOrigin(commit="", dirty=True), findings=(_without_git(),))
     except subprocess.CalledProcessError as error:
         return Checkout(CodeOrigin(commit="", dirty=True), findings=(_no_commit(root, error.stderr),))
-    branch = _git(root, "rev-parse", "--abbrev-ref", "HEAD").decode().strip()
     origin = CodeOrigin(commit=commit, branch=None if branch == "HEAD" else branch)
     scope = _all_but(home, root)
     changed = _changed_files(root, scope)

@@ -10,7 +10,6 @@ this process lives; `stop` is made by whoever wants the job to end; `supervisor.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import fcntl
 import json
 import os
@@ -134,6 +133,8 @@ def uses_more_than(limit_bytes: int, pids: Collection[int]) -> bool:
 
 def prctl(option: int, value: int) -> None:
     """Linux's prctl(2) with one argument."""
+    import ctypes  # the launcher imports this module too, and has no use for it
+
     ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
 
 
