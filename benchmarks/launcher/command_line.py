@@ -32,7 +32,7 @@ def cpu_seconds(command: Sequence[str]) -> float:
 def commands(peer: str | None) -> dict[str, list[str]]:
     """What is compared, by name."""
     compared = {
-        "python -c pass": [sys.executable, "-c", "pass"],
+        "python -I -S -c pass": [sys.executable, "-I", "-S", "-c", "pass"],
         "launcher --help": [str(LAUNCHER), "--help"],
         "launcher plan": [str(LAUNCHER), "plan", "examples/quickstart.toml", "--allow-dirty"],
     }
@@ -58,8 +58,8 @@ def main() -> None:
             spent = cpu_seconds(command)
             if run:
                 seconds[name].append(spent)
-    floor = statistics.median(seconds["python -c pass"])
-    print(f"{'command':24} {'min':>7} {'median':>7} {'max':>7}   CPU s; ratio to python -c pass")
+    floor = statistics.median(seconds["python -I -S -c pass"])
+    print(f"{'command':24} {'min':>7} {'median':>7} {'max':>7}   CPU s; ratio to the first")
     for name, values in seconds.items():
         median = statistics.median(values)
         print(f"{name:24} {min(values):7.3f} {median:7.3f} {max(values):7.3f}   {median / floor:5.1f}")
