@@ -92,7 +92,8 @@ class PluginHost:
         self._register(InstalledPlugin(name, distribution, "-", module.__name__), module)
 
     def _load(self, distribution: metadata.Distribution, entry_point: metadata.EntryPoint) -> None:
-        plugin = InstalledPlugin(entry_point.name, distribution.name, distribution.version, entry_point.value)
+        told = distribution.metadata  # read from its file each time it is asked for
+        plugin = InstalledPlugin(entry_point.name, told["Name"], told["Version"], entry_point.value)
         known = self._plugins.get(plugin.name)
         if known is not None:
             if (known.distribution, known.module) == (plugin.distribution, plugin.module):
