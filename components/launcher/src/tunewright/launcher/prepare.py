@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import json
 import os
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from tunewright.launcher.code_origin import Checkout, inspect_checkout
 from tunewright.launcher.preflight import refuse_errors, run_preflight
 from tunewright.launcher.resolve import cluster_options, load_with_options, resolve_experiment
 from tunewright.launcher.run_store import json_bytes, plan_files
+from tunewright.launcher.user import user_name
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def make_job(checked: CheckedExperiment, run: RunDir, environment: EnvironmentRe
         dataset=dataset,
         origin=LaunchOrigin(
             code=checked.checkout.origin,
-            user=_user(),
+            user=user_name(),
             host=os.uname().nodename,
             plugins=checked.host.versions,
         ),
@@ -136,13 +136,6 @@ def plan_job(checked: CheckedExperiment, job: JobSpec) -> SubmissionPlan:
     """Exactly what the cluster will get."""
     info = checked.host.clusters.get(checked.experiment.spec.cluster.name)
     return checked.cluster.plan(job, cluster_options(checked.experiment.spec, info))
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a user id without a name, as containers have
-        return "unknown"
 
 
 def run_files(

@@ -28,8 +28,6 @@ class Engine:
         on_gpu = torch.cuda.is_available()
         _refuse_half_precision(experiment, on_gpu)
         _join_process_group(on_gpu)
-        if not on_gpu:  # transformers imports DeepSpeed where it saves; left to guess, it warns of a missing GPU
-            os.environ.setdefault("DS_ACCELERATOR", "cpu")
         self.accelerator = Accelerator(
             cpu=not on_gpu,
             mixed_precision=_PRECISION[experiment.model.dtype],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from dataclasses import dataclass, field
 from typing import Any
@@ -149,3 +150,5 @@ def hush_libraries() -> None:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     warnings.filterwarnings("ignore", category=FutureWarning)
+    if not torch.cuda.is_available():  # to save, transformers imports DeepSpeed, which would warn of that
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
