@@ -90,6 +90,7 @@ def test_the_model_card_and_its_twin_for_machines_say_where_it_comes_from(finish
 def test_the_record_is_complete_and_says_it_succeeded(finished: Path) -> None:
     record = json.loads((finished.parent / "provenance.json").read_text())
     assert record["outcome"]["state"] == "SUCCEEDED"
+    assert record["outcome"]["started_at"] < record["outcome"]["ended_at"]
     assert record["code"]["commit"] == "c" * 40
     assert record["environment"]["packages"]["torch"]
     assert record["environment"]["python"].startswith("3.11")

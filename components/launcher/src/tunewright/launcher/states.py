@@ -51,7 +51,10 @@ def _unconfirmed(run: RunDir) -> JobStatus:
 
 
 def states_of(runs: Sequence[RunDir], host: PluginHost) -> list[JobStatus]:
-    """The state of each run. One whose cluster cannot be asked, or whose files are broken, is UNKNOWN and says why."""
+    """The state of each run. One whose cluster cannot be asked, or whose files are broken, is UNKNOWN and says why.
+
+    A run that has its record needs no cluster to tell how it ended.
+    """
     states: dict[str, JobStatus] = {}
     asked: dict[str, dict[str, JobHandle]] = defaultdict(dict)
     for run in runs:
@@ -81,7 +84,9 @@ def _unknown(error: TunewrightError) -> JobStatus:
 
 
 def _kept(run: RunDir, status: JobStatus, host: PluginHost) -> JobStatus:
-    if status.state in (JobState.UNKNOWN, JobState.PENDING):  # nothing the cluster has said
+    if status.state is JobState.UNKNOWN:  # the cluster cannot be asked; where there is a record, the run has ended
+        return _recorded_outcome(run) or status
+    if status.state is JobState.PENDING:  # nothing the cluster has said
         return status
     status = settled(run, status)
     finish_run(run, status, host)

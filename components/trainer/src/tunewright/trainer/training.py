@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from typing import Any
@@ -189,7 +190,14 @@ def _finish(session: Session, summary: TrainingSummary) -> None:
     )
     ended = {name: getattr(progress, name) for name in ("tokens", "first_loss", "last_loss")}
     write_summary(job, summary.model_copy(update={**ended, "steps": progress.step, "ended_at": utc_now()}))
-    status = JobStatus(state=JobState.SUCCEEDED, cause=CauseKind.EXIT, exit_code=0, ended_at=utc_now())
+    status = JobStatus(
+        state=JobState.SUCCEEDED,
+        cause=CauseKind.EXIT,
+        exit_code=0,
+        attempt=int(os.environ.get("TUNEWRIGHT_ATTEMPT", "0")),
+        started_at=summary.started_at,
+        ended_at=utc_now(),
+    )
     record = compose_record(job.run_dir, status, utc_now())
     write_record(job.run_dir, record)
     log.say(f"model: {job.run_dir.model}")
