@@ -56,19 +56,19 @@ def states_of(runs: Sequence[RunDir], host: PluginHost) -> list[JobStatus]:
     A run that has its record needs no cluster to tell how it ended.
     """
     states: dict[str, JobStatus] = {}
-    asked: dict[str, dict[str, JobHandle]] = defaultdict(dict)
+    asked: dict[str, dict[RunDir, JobHandle]] = defaultdict(dict)
     for run in runs:
         try:
             handle = read_handle(run)
             if handle is None:
                 states[run.name] = _unconfirmed(run)
             else:
-                asked[cluster_name_of(run)][run.name] = handle
+                asked[cluster_name_of(run)][run] = handle
         except TunewrightError as error:
             states[run.name] = _unknown(error)
     for name, handles in asked.items():
         answers = _ask(name, list(handles.values()), host)
-        states |= {run: answers[handle] for run, handle in handles.items()}
+        states |= {run.name: _end_or(answers[handle], run) for run, handle in handles.items()}
     return [_kept(run, states[run.name], host) for run in runs]
 
 
@@ -79,14 +79,17 @@ def _ask(name: str, handles: list[JobHandle], host: PluginHost) -> dict[JobHandl
         return dict.fromkeys(handles, _unknown(error))
 
 
+def _end_or(status: JobStatus, run: RunDir) -> JobStatus:
+    """`status`; where the cluster cannot tell, the end that the run's record tells, if there is one."""
+    return (_recorded_outcome(run) or status) if status.state is JobState.UNKNOWN else status
+
+
 def _unknown(error: TunewrightError) -> JobStatus:
     return JobStatus(state=JobState.UNKNOWN, message=error.message)
 
 
 def _kept(run: RunDir, status: JobStatus, host: PluginHost) -> JobStatus:
-    if status.state is JobState.UNKNOWN:  # the cluster cannot be asked; where there is a record, the run has ended
-        return _recorded_outcome(run) or status
-    if status.state is JobState.PENDING:  # nothing the cluster has said
+    if status.state in (JobState.UNKNOWN, JobState.PENDING):  # nothing the cluster has said
         return status
     status = settled(run, status)
     finish_run(run, status, host)
