@@ -21,6 +21,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from peft import AutoPeftModelForCausalLM
 from pydantic import ValidationError
 
 from conformance.tiny_jobs import (
@@ -204,6 +205,19 @@ class VariantConformance:
             return built
         finally:
             engine.close()
+
+
+class AdapterConformance(VariantConformance):
+    """The suite for variants that train LoRA adapters and save them in peft's format."""
+
+    def is_trained(self, name: str) -> bool:
+        """The adapters, and nothing beneath them."""
+        return "lora_" in name
+
+    def load_final(self, directory: Path) -> torch.nn.Module:
+        """The adapters on the base they name."""
+        model: torch.nn.Module = AutoPeftModelForCausalLM.from_pretrained(directory)
+        return model
 
 
 def cut_short(job: Path, run_dir: Path, keep: str) -> Path:

@@ -8,11 +8,10 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from peft import AutoPeftModelForCausalLM
 from transformers import AutoModelForCausalLM
 
 from conformance.tiny_jobs import make_model, save_weights
-from conformance.variant_suite import VariantConformance, logits_of
+from conformance.variant_suite import AdapterConformance, logits_of
 from tunewright.contracts.errors import InvalidExperiment
 from tunewright.contracts.experiment import ModelSpec
 from tunewright.contracts.jobs import ModelReference
@@ -21,16 +20,9 @@ from tunewright.variants.lora.options import LoraOptions
 from tunewright.variants.lora.variant import LoraVariant
 
 
-class TestLora(VariantConformance):
+class TestLora(AdapterConformance):
     variant_name: ClassVar[str] = "lora"
     options: ClassVar[dict[str, Any]] = {"rank": 4, "alpha": 8, "dropout": 0.1}
-
-    def is_trained(self, name: str) -> bool:
-        return "lora_" in name
-
-    def load_final(self, directory: Path) -> torch.nn.Module:
-        model: torch.nn.Module = AutoPeftModelForCausalLM.from_pretrained(directory)
-        return model
 
 
 def build(tmp_path: Path, **options: Any) -> tuple[LoraVariant, Any, ModelContext]:

@@ -12,7 +12,7 @@ from peft import AutoPeftModelForCausalLM, PeftModel
 from transformers import AutoModelForCausalLM
 
 from conformance.tiny_jobs import make_model, save_weights
-from conformance.variant_suite import VariantConformance, logits_of
+from conformance.variant_suite import AdapterConformance, logits_of
 from tunewright.contracts.errors import InvalidExperiment
 from tunewright.contracts.experiment import ModelSpec
 from tunewright.contracts.jobs import ModelReference
@@ -21,16 +21,9 @@ from tunewright.variants.qlora.options import QloraOptions
 from tunewright.variants.qlora.variant import QloraVariant, keep_gradients_right
 
 
-class TestQlora(VariantConformance):
+class TestQlora(AdapterConformance):
     variant_name: ClassVar[str] = "qlora"
     options: ClassVar[dict[str, Any]] = {"rank": 4, "alpha": 8, "dropout": 0.1}
-
-    def is_trained(self, name: str) -> bool:
-        return "lora_" in name
-
-    def load_final(self, directory: Path) -> torch.nn.Module:
-        model: torch.nn.Module = AutoPeftModelForCausalLM.from_pretrained(directory)
-        return model
 
     def check_final(self, trained: torch.nn.Module, loaded: torch.nn.Module) -> None:
         """The base is loaded in full precision: only the adapters are the same."""

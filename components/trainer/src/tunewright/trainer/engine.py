@@ -49,10 +49,6 @@ class Engine:
         prepared: tuple[Any, Any] = self.accelerator.prepare(model, optimizer)
         return prepared
 
-    def unwrap(self, model: Any) -> Any:
-        """The model as the variant made it."""
-        return self.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
-
     @contextlib.contextmanager
     def accumulation(self, model: Any, is_last: bool) -> Iterator[None]:
         """Around one forward and backward pass: gradients are averaged over the processes in the last one only."""
