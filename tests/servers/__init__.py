@@ -1,0 +1,1 @@
+"""Real servers that tests start, or need: a container engine, registries."""
