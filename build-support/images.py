@@ -63,5 +63,5 @@ def tunewright_image(title, version, lock, dependencies):
             "org.opencontainers.image.licenses": "Apache-2.0",
             "ai.tunewright.lock.digest": lock,
         },
-        dependencies=["images:unpack", *dependencies],
+        dependencies=["images:unpack", "3rdparty/python:locks", *dependencies],
     )

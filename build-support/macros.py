@@ -87,6 +87,8 @@ LIGHT_PLUGINS = (
     "//components/env-builder/src:lib",
     "//components/launcher:dist-info",
     "//components/launcher/src:lib",
+    "//plugins/cluster-docker:dist-info",
+    "//plugins/cluster-docker/src:lib",
     "//plugins/cluster-local:dist-info",
     "//plugins/cluster-local/src:lib",
     "//trainers/full:dist-info",

@@ -1,6 +1,6 @@
-"""Unpacks a PEX inside an image's build, so that equal PEXes give equal bytes: order, times, and compiled code are fixed.
+"""Unpacks a PEX inside an image's build so that equal PEXes give equal bytes: order, times, compiled code are fixed.
 
-    unpack.py PEX deps [HEAVY...]     third-party packages: HEAVY ones to /heavy, the others to /light
+    unpack.py PEX deps [HEAVY...]     third-party packages: HEAVY ones to /heavy, the others and their lock to /light
     unpack.py PEX srcs                our own code, to /code
     unpack.py DIRECTORY files PLACE   any files, to /files and there below PLACE
 
@@ -10,6 +10,7 @@ bytes are the same.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import os
 import py_compile
@@ -22,6 +23,9 @@ from pathlib import Path
 
 ENVIRONMENT = Path("/app")
 """Where the program lies in the image. The PEX's environment knows its place, so it is made there and then moved."""
+
+LOCK = Path("/lock")
+"""The lockfile of the packages, if the build put it there. It stays in the image, to be verified against."""
 
 SITE = ENVIRONMENT / "lib" / "python3.11" / "site-packages"
 TIME = 1_700_000_000
@@ -38,6 +42,8 @@ def main(source: str, scope: str, *rest: str) -> None:
     unpack(source, scope)
     for entry in installed(rest):
         move(entry, Path("/heavy"))
+    for lock in LOCK.glob("*.lock"):
+        shutil.copyfile(lock, ENVIRONMENT / "requirements.lock")
     move(ENVIRONMENT, Path("/code" if scope == "srcs" else "/light"))
     trees = [tree for tree in (Path("/code"), Path("/heavy"), Path("/light")) if tree.exists()]
     with ProcessPoolExecutor() as pool:
@@ -94,10 +100,9 @@ def compile_file(source: Path, place: Path) -> None:
     again, and every start would take long.
     """
     mode = py_compile.PycInvalidationMode.UNCHECKED_HASH
-    try:
+    # Some packages carry templates, or examples of wrong code.
+    with contextlib.suppress(py_compile.PyCompileError, ValueError, RecursionError):
         py_compile.compile(str(source), dfile=str(place), doraise=True, invalidation_mode=mode, quiet=2)
-    except (py_compile.PyCompileError, ValueError, RecursionError):
-        pass  # a template, or an example of wrong code: some packages carry them
 
 
 if __name__ == "__main__":

@@ -88,9 +88,9 @@ class Bench:
                 return status
         raise AssertionError  # never reached: patience ends by an error
 
-    def log(self, handle: JobHandle, since: int = 0) -> bytes:
-        """What the job has written so far."""
-        return b"".join(self.cluster().logs(handle, since=since))
+    def log(self, handle: JobHandle, since: int = 0, replica: int = 0) -> bytes:
+        """What the job has written so far, on node `replica`."""
+        return b"".join(self.cluster().logs(handle, replica=replica, since=since))
 
     def wait_for_log(self, handle: JobHandle, text: bytes) -> bytes:
         """The log, once it has `text` in it."""

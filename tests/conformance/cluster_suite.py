@@ -61,6 +61,39 @@ if sys.argv[1:] == ["deaf"]:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 beat(b"m")
 """
+PRINT_RENDEZVOUS = """
+import json, os
+names = ("NODE_RANK", "MASTER_ADDRESS", "MASTER_PORT")
+print(json.dumps([os.environ.get("TUNEWRIGHT_" + name) for name in names]))
+"""
+# Node 0 waits at the port that all were told, and answers each; the others say who they are.
+MEET = """
+import os, socket, sys, time
+rank, port = os.environ["TUNEWRIGHT_NODE_RANK"], int(os.environ["TUNEWRIGHT_MASTER_PORT"])
+if rank == "0":
+    listener = socket.create_server(("", port))
+    connection, _ = listener.accept()
+    print("met", connection.recv(99).decode())
+    connection.sendall(b"node 0")
+else:
+    deadline = time.monotonic() + 8
+    while True:
+        try:
+            connection = socket.create_connection((os.environ["TUNEWRIGHT_MASTER_ADDRESS"], port), timeout=8)
+            break
+        except OSError as error:
+            if time.monotonic() > deadline:
+                sys.exit(f"cannot reach node 0: {error}")
+            time.sleep(0.1)
+    connection.sendall(b"node " + rank.encode())
+    print("met", connection.recv(99).decode())
+"""
+LAST_NODE_FAILS = """
+import os, sys, time
+print("up", flush=True)
+time.sleep(0.3)
+sys.exit(7) if os.environ["TUNEWRIGHT_NODE_RANK"] == "1" else time.sleep(600)
+"""
 SILENCE_SECONDS = 0.4
 
 
@@ -460,6 +493,35 @@ class ClusterConformance:
         assert bench.wait(handle).state is JobState.STOPPED, "a stopped job with retries is not STOPPED"
         time.sleep(SILENCE_SECONDS)
         assert bench.log(handle) == b"up\n", "a stopped job was started again"
+
+    # Several nodes.
+
+    def test_each_node_is_told_its_rank_and_the_same_meeting_place(self, bench: Bench) -> None:
+        self.need(bench, Capability.MULTINODE)
+        handle = bench.submit(bench.job(PRINT_RENDEZVOUS, resources=Resources(nodes=3)))
+        assert bench.wait(handle).state is JobState.SUCCEEDED, "a job of three nodes failed"
+        told = [json.loads(bench.log(handle, replica=replica)) for replica in range(3)]
+        assert [rank for rank, _, _ in told] == ["0", "1", "2"], f"replicas 0, 1, 2 have the ranks {told}"
+        places = {(address, port) for _, address, port in told}
+        assert len(places) == 1, f"the nodes were sent to several places: {places}"
+        address, port = places.pop()
+        assert address and (port or "").isdecimal(), f"the meeting place is no address and port: {address!r}, {port!r}"
+
+    def test_the_nodes_meet_where_they_were_told_to(self, bench: Bench) -> None:
+        self.need(bench, Capability.MULTINODE)
+        handle = bench.submit(bench.job(MEET, resources=Resources(nodes=2)))
+        ended = bench.wait(handle)
+        logs = [bench.log(handle, replica=replica) for replica in range(2)]
+        assert logs == [b"met node 1\n", b"met node 0\n"], f"the nodes did not meet: {logs}, {ended}"
+
+    def test_a_node_that_fails_ends_the_job(self, bench: Bench) -> None:
+        self.need(bench, Capability.MULTINODE)
+        handle = bench.submit(bench.job(LAST_NODE_FAILS, resources=Resources(nodes=2)), **self.quick_stop(bench))
+        ended = bench.wait(handle)
+        assert (ended.state, ended.exit_code) == (JobState.FAILED, 7), f"a job whose node 1 ended with 7 is {ended}"
+
+    def test_one_node_is_told_of_no_others(self, bench: Bench) -> None:
+        assert bench.report(PRINT_RENDEZVOUS) == [None, None, None], "a job of one node is told to meet others"
 
 
 def _first_difference(given: Sequence[str], arrived: Sequence[str]) -> str:

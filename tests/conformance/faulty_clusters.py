@@ -10,16 +10,18 @@ import os
 import signal
 import time
 import uuid
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tunewright.clusters.local.backend import LocalCluster
 from tunewright.clusters.local.options import LocalOptions
+from tunewright.clusters.local.plan import PLAN_FILE
 from tunewright.contracts.clusters import Capability, ClusterInfo, ClusterRegistry
 from tunewright.contracts.errors import NotFound
 from tunewright.contracts.hookspecs import hookimpl
-from tunewright.contracts.jobs import JobHandle, JobSpec, PlannedFile, SubmissionPlan
+from tunewright.contracts.jobs import JobHandle, JobSpec, PlannedFile, Resources, SubmissionPlan
 from tunewright.contracts.spec import Spec
 from tunewright.contracts.status import CauseKind, JobState, JobStatus
 
@@ -181,6 +183,90 @@ class StopsTheMainProcessOnly(LocalCluster):
             os.kill(document["job"][0], signal.SIGKILL)
 
 
+class SeveralLocalNodes(LocalCluster):
+    """A cluster of several nodes without a fault: each is a job of cluster `local`, beside the others."""
+
+    def plan(self, job: JobSpec, options: Spec) -> SubmissionPlan:
+        nodes = range(job.resources.nodes)
+        plans = [super(SeveralLocalNodes, self).plan(self.node(job, rank), options) for rank in nodes]
+        files = tuple(PlannedFile(name=f"node-{rank}.json", text=plans[rank].files[0].text) for rank in nodes)
+        return SubmissionPlan(cluster="local", run=job.run, files=files)
+
+    def node(self, job: JobSpec, rank: int) -> JobSpec:
+        told = self.told(job, rank) if job.resources.nodes > 1 else {}
+        own = {"resources": Resources(), "variables": {**job.variables, **told}, "run_dir": f"{job.run_dir}/{rank}"}
+        return job.model_copy(update=own)
+
+    def told(self, job: JobSpec, rank: int) -> dict[str, str]:
+        port = str(20000 + zlib.crc32(job.run_dir.encode()) % 10000)
+        names = ("TUNEWRIGHT_NODE_RANK", "TUNEWRIGHT_MASTER_ADDRESS", "TUNEWRIGHT_MASTER_PORT")
+        return dict(zip(names, (str(rank), "127.0.0.1", port), strict=True))
+
+    def submit(self, plan: SubmissionPlan, key: str) -> JobHandle:
+        nodes = []
+        for file in plan.files:
+            Path(json.loads(file.text)["run_dir"]).mkdir(exist_ok=True)
+            files = (PlannedFile(name=PLAN_FILE, text=file.text),)
+            nodes.append(super().submit(plan.model_copy(update={"files": files}), key))
+        return JobHandle(cluster="local", native_id="?", data="\n".join(node.data for node in nodes))
+
+    def nodes(self, handle: JobHandle) -> list[JobHandle]:
+        return [JobHandle(cluster="local", native_id="?", data=data) for data in handle.data.split("\n")]
+
+    def status(self, handles: Sequence[JobHandle]) -> Mapping[JobHandle, JobStatus]:
+        return {handle: self.together(super(SeveralLocalNodes, self).status(self.nodes(handle))) for handle in handles}
+
+    def together(self, nodes: Mapping[JobHandle, JobStatus]) -> JobStatus:
+        failed = [node for node in nodes.values() if node.state is JobState.FAILED]
+        left = [handle for handle, node in nodes.items() if not node.state.is_terminal]
+        if failed and left:
+            self.end(left)
+        return nodes[left[0]] if left else (failed or list(nodes.values()))[0]
+
+    def end(self, left: Sequence[JobHandle]) -> None:
+        for node in left:
+            super().stop(node)
+
+    def logs(self, handle: JobHandle, replica: int = 0, follow: bool = False, since: int = 0) -> Iterator[bytes]:
+        return super().logs(self.nodes(handle)[replica], 0, follow, since)
+
+    def stop(self, handle: JobHandle) -> None:
+        self.end(self.nodes(handle))
+
+
+class GivesEveryNodeTheSameRank(SeveralLocalNodes):
+    def told(self, job: JobSpec, rank: int) -> dict[str, str]:
+        return super().told(job, 0)
+
+
+class SendsEachNodeElsewhere(SeveralLocalNodes):
+    def told(self, job: JobSpec, rank: int) -> dict[str, str]:
+        return {**super().told(job, rank), "TUNEWRIGHT_MASTER_ADDRESS": f"127.0.0.{rank + 1}"}
+
+
+class SendsNodesWhereNobodyIs(SeveralLocalNodes):
+    def told(self, job: JobSpec, rank: int) -> dict[str, str]:
+        return {**super().told(job, rank), "TUNEWRIGHT_MASTER_ADDRESS": "nowhere.invalid"}
+
+
+class LeavesTheOtherNodesRunning(SeveralLocalNodes):
+    def together(self, nodes: Mapping[JobHandle, JobStatus]) -> JobStatus:
+        left = [node for node in nodes.values() if not node.state.is_terminal]
+        return left[0] if left else super().together(nodes)
+
+
+class TellsTheFirstNodesEnd(SeveralLocalNodes):
+    def together(self, nodes: Mapping[JobHandle, JobStatus]) -> JobStatus:
+        together = super().together(nodes)
+        return next(iter(nodes.values())) if together.state.is_terminal else together
+
+
+class TellsOneNodeOfOthers(LocalCluster):
+    def plan(self, job: JobSpec, options: Spec) -> SubmissionPlan:
+        told = {"TUNEWRIGHT_NODE_RANK": "0"}
+        return super().plan(job.model_copy(update={"variables": {**job.variables, **told}}), options)
+
+
 def mutated(name: str, line: str, instead: str) -> type[LocalCluster]:
     """A cluster whose supervisor has one line changed."""
 
@@ -220,7 +306,8 @@ ErrorsGoElsewhere = mutated("ErrorsGoElsewhere", "(log, 1), (log, 2)", "(log, 1)
 FAULTS: dict[str, type[LocalCluster]] = {
     cluster.__name__: cluster
     for cluster in list(globals().values())
-    if isinstance(cluster, type) and issubclass(cluster, LocalCluster) and cluster is not LocalCluster
+    if isinstance(cluster, type) and issubclass(cluster, LocalCluster)
+    if cluster not in (LocalCluster, SeveralLocalNodes)
 }
 
 
@@ -228,8 +315,9 @@ FAULTS: dict[str, type[LocalCluster]] = {
 def tunewright_register_clusters(register: ClusterRegistry) -> None:
     """Register each faulty cluster under its class's name, and one that promises too much."""
     can = {Capability.PEX, Capability.RETRIES, Capability.SECRETS, Capability.MEMORY_LIMIT}
-    for name in FAULTS:
-        register.add(_info(name, f"{__name__}:{name}", can))
+    for name, cluster in {**FAULTS, "SeveralLocalNodes": SeveralLocalNodes}.items():
+        several = {Capability.MULTINODE} if issubclass(cluster, SeveralLocalNodes) else set()
+        register.add(_info(name, f"{__name__}:{name}", can | several))
     register.add(
         _info("PromisesSeveralNodes", "tunewright.clusters.local.backend:LocalCluster", {Capability.MULTINODE})
     )

@@ -51,6 +51,12 @@ CAUGHT_BY: dict[str, tuple[str, str]] = {
     "AddsVariables": ("no_variable_is_added_that_nobody_told_of", "JOB_KEY"),
     "GivesAnOpenInput": ("standard_input_is_empty", "something in it"),
     "WritesSecrets": ("a_secret_arrives_and_is_written_nowhere", "written in"),
+    "GivesEveryNodeTheSameRank": ("each_node_is_told_its_rank_and_the_same_meeting_place", "have the ranks"),
+    "SendsEachNodeElsewhere": ("each_node_is_told_its_rank_and_the_same_meeting_place", "several places"),
+    "SendsNodesWhereNobodyIs": ("the_nodes_meet_where_they_were_told_to", "did not meet|does not end"),
+    "LeavesTheOtherNodesRunning": ("a_node_that_fails_ends_the_job", "does not end"),
+    "TellsTheFirstNodesEnd": ("a_node_that_fails_ends_the_job", "ended with 7 is"),
+    "TellsOneNodeOfOthers": ("one_node_is_told_of_no_others", "meet others"),
     "ErrorsGoElsewhere": ("standard_output_and_error_are_both_in_the_log", "not in order"),
 }
 """Fault: the check that catches it, and what its complaint says."""
@@ -76,7 +82,7 @@ def run_check(cluster: str, check: str, tmp_path: Path, monkeypatch: pytest.Monk
     try:
         method(**{name: fixtures[name] for name in inspect.signature(method).parameters})
     finally:
-        for state in tmp_path.glob("runs/*/local/*"):
+        for state in tmp_path.glob("runs/**/local/*"):
             end_for_certain(state)
 
 
@@ -94,6 +100,20 @@ def end_for_certain(state: Path) -> None:
 
 def test_every_seeded_fault_has_a_check_that_is_there_for_it() -> None:
     assert CAUGHT_BY.keys() == {*faulty_clusters.FAULTS, "PromisesSeveralNodes"}
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        "each_node_is_told_its_rank_and_the_same_meeting_place",
+        "the_nodes_meet_where_they_were_told_to",
+        "a_node_that_fails_ends_the_job",
+        "one_node_is_told_of_no_others",
+        "more_nodes_than_it_can_are_refused_in_words",
+    ],
+)
+def test_several_nodes_without_a_fault_pass(check: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_check("SeveralLocalNodes", check, tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("fault", CAUGHT_BY)

@@ -113,7 +113,9 @@ class ModelHub:
         self._server.server_close()
         self._thread.join()
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if not self.closing.is_set():
             self.close()
 
@@ -198,8 +200,9 @@ class _Handler(BaseHTTPRequestHandler):
         if kind == "/tree/":
             self._send_json([_as_tree_entry(one) for one in described])
         else:
-            self._send_json({"id": model_id, "modelId": model_id, "sha": self.hub.shas.get(commit, commit), "private": False, "tags": [],
-                             "gated": "manual" if model_id in self.hub.gated else False, "siblings": described})  # fmt: skip
+            sha, gated = self.hub.shas.get(commit, commit), "manual" if model_id in self.hub.gated else False
+            self._send_json({"id": model_id, "sha": sha, "private": False, "gated": gated, "tags": [],
+                             "siblings": described})  # fmt: skip
 
     def _describe(self, name: str, content: bytes) -> dict[str, Any]:
         size = self.hub.announced_bytes.get(name, len(content))
@@ -223,7 +226,12 @@ class _Handler(BaseHTTPRequestHandler):
         elif name.endswith(LARGE_SUFFIXES):
             digest, size = blob_name(name, files[name]), str(len(files[name]))
             location = f"{self.hub.large_address}/large/{model_id}/{commit}/{name}?Signature=secret"
-            headers = {"Location": location, "X-Repo-Commit": commit, "X-Linked-Etag": f'"{digest}"', "X-Linked-Size": size}
+            headers = {
+                "Location": location,
+                "X-Repo-Commit": commit,
+                "X-Linked-Etag": f'"{digest}"',
+                "X-Linked-Size": size,
+            }
             self._send(302, b"", headers)
         else:
             headers = {"X-Repo-Commit": commit, "ETag": f'"{git_id(files[name])}"'}

@@ -33,6 +33,7 @@ from tunewright.contracts import (
     provenance,
     registry,
     rundir,
+    secret_values,
     spec,
     status,
     timestamps,
@@ -43,8 +44,8 @@ from tunewright.contracts.spec import Spec
 # Named one by one: Pants gives a test the modules that are imported, and no others.
 MODULES: tuple[ModuleType, ...] = (
     adapters, checkpoints, clusters, command_line, dataset_plugins, datasets, environments, errors, experiment,
-    experiment_file, files, hookspecs, jobs, plugins, preflight, provenance, registry, rundir, spec, status, timestamps,
-    variants,
+    experiment_file, files, hookspecs, jobs, plugins, preflight, provenance, registry, rundir, secret_values, spec,
+    status, timestamps, variants,
 )  # fmt: skip
 
 

@@ -18,7 +18,8 @@ from typing import Any
 
 from tunewright.contracts.environments import CodeOrigin, EnvironmentRequest
 from tunewright.contracts.experiment import EnvironmentSpec
-from tunewright.env_builder import cli, commands
+from tunewright.env_builder import cli
+from tunewright.env_builder.commands import archives, build, check, clean, compose, listing, push, verify
 
 PANTS = """#!{python}
 import json, os, pathlib, shutil, sys, time
@@ -40,7 +41,7 @@ shutil.copytree("components/trainer/src", pex, dirs_exist_ok=True)
 """
 
 # The program imports its commands by their names only; imported here, Pants gives them to the tests.
-PROGRAM = (cli.__name__, commands.__name__)[0]
+PROGRAM = (cli, archives, build, check, clean, compose, listing, push, verify)[0].__name__
 
 MAIN = """import os, sys
 assert sys.argv[1:] == ["--version"], sys.argv

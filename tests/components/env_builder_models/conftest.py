@@ -9,9 +9,9 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 from huggingface_hub import constants
+from servers.model_hub import ModelHub
 
 from components.env_builder_models.hosted import Workbench
-from servers.model_hub import ModelHub
 
 
 @pytest.fixture(autouse=True)

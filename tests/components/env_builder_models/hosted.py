@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from servers.model_hub import ModelHub
+
 from tunewright.env_builder.models import command
 from tunewright.env_builder.models.fetch import FetchedModel, ensure_model
 from tunewright.env_builder.models.hub import HubClient
@@ -23,11 +24,16 @@ MODEL_ID = "makers/small"
 
 # Imported above, so that Pants gives it to the tests: what the env-builder's command line does with these commands.
 _MAIN = f"""
-import sys
+import signal
+# As in a terminal: a shell that starts the tests in the background has Ctrl-C ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from tunewright.contracts.command_line import LazyGroup, run_command_line
 module = {command.__name__!r}
-commands = {{"fetch-model": "fetch_model", "list-models": "list_models_command", "verify-model": "verify_model_command"}}
-lazy = {{name: (f"{{module}}:{{attribute}}", "") for name, attribute in commands.items()}}
+lazy = {{
+    "fetch-model": (f"{{module}}:fetch_model", ""),
+    "list-models": (f"{{module}}:list_models_command", ""),
+    "verify-model": (f"{{module}}:verify_model_command", ""),
+}}
 run_command_line(LazyGroup("env-builder", lazy_commands=lazy), "env-builder")
 """
 
@@ -129,7 +135,7 @@ class Workbench:
         """The files of a model as a reader of its snapshot sees them."""
         return read_tree(self.place(commit, model_id).snapshot)
 
-    def start(self, *arguments: str, **variables: str) -> subprocess.Popen[str]:
+    def start(self, *arguments: str, stderr: int = subprocess.PIPE, **variables: str) -> subprocess.Popen[str]:
         """Start the command line."""
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "TRANSFORMERS_"))}
         environment = {
@@ -145,12 +151,12 @@ class Workbench:
         return subprocess.Popen(
             [sys.executable, "-c", _MAIN, *arguments],
             cwd=self.home.parent, env=environment, text=True, stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            stdout=subprocess.PIPE, stderr=stderr,
         )  # fmt: skip
 
     def call(self, *arguments: str, expect: int = 0, **variables: str) -> subprocess.CompletedProcess[str]:
         """Run the command line to its end, checking its exit code."""
-        process = self.start(*arguments, **variables)
+        process = self.start(*arguments, stderr=subprocess.PIPE, **variables)
         out, err = process.communicate(timeout=50)
         assert process.returncode == expect, f"{arguments} ended {process.returncode}\n{out}\n{err}"
         assert "Traceback" not in err, err

@@ -22,13 +22,19 @@ def test_a_commit_in_capitals_is_the_same_commit() -> None:
     assert check_commit(COMMIT.upper(), "a/b") == COMMIT
 
 
-@pytest.mark.parametrize("revision", ["main", "v1.0", "", "refs/pr/1", "0123456789abcdeg0123456789abcdef01234567"])
+@pytest.mark.parametrize("revision", ["main", "v1.0", "refs/pr/1", "0123456789abcdeg0123456789abcdef01234567"])
 def test_a_name_that_moves_is_refused_with_where_to_find_the_commit(revision: str) -> None:
     with pytest.raises(UsageError) as caught:
         check_commit(revision, "makers/small")
     assert f"`{revision}`" in str(caught.value)
     assert "40 hexadecimal digits" in str(caught.value)
     assert "git ls-remote https://huggingface.co/makers/small main" in caught.value.hint
+
+
+def test_no_commit_at_all_is_told_with_where_to_find_it() -> None:
+    with pytest.raises(UsageError, match="got none") as caught:
+        check_commit("", "makers/small")
+    assert "git ls-remote" in caught.value.hint
 
 
 def test_a_shortened_commit_is_told_by_its_length() -> None:

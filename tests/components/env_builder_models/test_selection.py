@@ -71,7 +71,9 @@ def test_the_same_weights_in_another_layout_are_left_out_and_taken_where_they_ar
     assert select("consolidated.safetensors") == (["consolidated.safetensors"], {})
 
 
-@pytest.mark.parametrize("name", ["../evil.json", "/etc/x.json", "a/../../b.json", "a\\b.json", "a//b.json", "./a.json"])
+@pytest.mark.parametrize(
+    "name", ["../evil.json", "/etc/x.json", "a/../../b.json", "a\\b.json", "a//b.json", "./a.json"]
+)
 def test_a_name_that_leads_elsewhere_is_refused(name: str) -> None:
     with pytest.raises(IntegrityError, match="would not stay in its directory"):
         select(name)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
-import pytest
+from servers.docker_engine import BASE_IMAGE, need_base_image
 
 from conformance.cluster_bench import Bench
 from conformance.cluster_suite import ClusterConformance
-from servers.docker_engine import BASE_IMAGE, need_base_image
 from tunewright.clusters.docker import plugin
 
 

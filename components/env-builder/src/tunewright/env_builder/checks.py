@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
-from tunewright.contracts.experiment import EnvironmentSpec
-from tunewright.contracts.preflight import Finding, Severity
+from tunewright.contracts.errors import PreflightFailed
+from tunewright.contracts.preflight import Finding, PreflightReport, Severity
 from tunewright.env_builder.interpreter import VERSION_TEXT, find_base_interpreter
 from tunewright.env_builder.pants import find_pants
 
@@ -14,20 +15,21 @@ _WANTED_GIB = 8
 """The trainer's PEX, its unpacked form, and what Pants keeps on the way, with torch for the CPU: about 6 GiB."""
 
 
-def find_kind_problems(spec: EnvironmentSpec) -> list[Finding]:
-    """Whether this env-builder makes environments of the kind asked for."""
-    if spec.kind == "pex":
-        return []
-    message = f"must be `pex` with this version of the env-builder, got `{spec.kind}`"
-    hint = 'use `kind = "pex"` without `image`'
-    return [Finding(code="environment-kind-not-available", path="environment.kind", message=message, hint=hint)]
+def refuse(what: str, findings: Sequence[Finding]) -> None:
+    """Raise PreflightFailed with every error of `findings`, where there is one."""
+    report = PreflightReport(findings=tuple(findings))
+    if report.errors:
+        lines = "".join(f"\n  {finding}" for finding in report.errors)
+        raise PreflightFailed(f"{what}:{lines}", report=report)
 
 
-def find_project_problems(root: Path, home: Path) -> list[Finding]:
-    """What is missing at `root` and on this machine to build the trainer's PEX into `home`. Reads only."""
+def find_project_problems(root: Path, home: Path, program: str | None = "trainer") -> list[Finding]:
+    """What is missing at `root` and on this machine to build into `home`. Reads only."""
     findings = []
-    if not (root / "pants.toml").is_file() or not (root / "components" / "trainer").is_dir():
-        message = f"{root} has no pants.toml with components/trainer: there is no trainer to build"
+    if not (root / "pants.toml").is_file() or not (program is None or (root / "components" / program).is_dir()):
+        message = (
+            f"{root} has no pants.toml with components/{program or '...'}: there is no {program or 'code'} to build"
+        )
         hint = "run it from a checkout of Tunewright, or install a plugin that provides the environment"
         findings.append(Finding(code="environment-no-trainer-sources", message=message, hint=hint))
     if find_pants(root) is None:

@@ -9,10 +9,15 @@ from tunewright.contracts.command_line import LazyGroup, run_command_line, versi
 _COMMANDS = "tunewright.env_builder.commands"
 
 _LAZY = {
-    "check": (f"{_COMMANDS}:check", "Show what speaks against building here."),
-    "build": (f"{_COMMANDS}:build", "Build the environment, or find it where it was built before."),
-    "verify": (f"{_COMMANDS}:verify", "Compare every byte of a built environment with its record."),
-    "list": (f"{_COMMANDS}:list_environments", "List the environments that are built."),
+    "check": (f"{_COMMANDS}.check:check", "Show what speaks against building here."),
+    "build": (f"{_COMMANDS}.build:build", "Build the environment, or find it where it was built before."),
+    "verify": (f"{_COMMANDS}.verify:verify", "Prove that a built environment is what its record and lock say."),
+    "list": (f"{_COMMANDS}.listing:list_environments", "List the environments that are built."),
+    "push": (f"{_COMMANDS}.push:push", "Push an image to a registry."),
+    "save": (f"{_COMMANDS}.archives:save", "Write an image to an archive, for machines that reach nothing."),
+    "load": (f"{_COMMANDS}.archives:load", "Load an image from such an archive."),
+    "compose": (f"{_COMMANDS}.compose:compose", "Write a compose file that mirrors a run's job."),
+    "clean": (f"{_COMMANDS}.clean:clean", "Remove environments by age and size."),
 }
 
 

@@ -1,4 +1,4 @@
-"""What decides the trainer's PEX, and the key that follows: a commit that changes none of it builds nothing."""
+"""What decides an environment, and the key that follows: a commit that changes none of it builds nothing."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import ast
 import os
 import platform
 import tomllib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import Field
@@ -48,8 +50,8 @@ def _platform() -> dict[str, str]:
     return {"machine": platform.machine(), "system": platform.system(), "python": VERSION_TEXT}
 
 
-class PexInputs(Spec):
-    """Everything that decides the trainer's PEX. Equal inputs, equal key."""
+class EnvironmentInputs(Spec):
+    """Everything that decides an environment. Equal inputs, equal key. Without arguments: the trainer's PEX."""
 
     format_version: int = _FORMAT_VERSION
     target: str = TARGET
@@ -63,7 +65,10 @@ class PexInputs(Spec):
     """Each deciding file that differs from the commit, with its mode and SHA-256, or `deleted`."""
 
     settings: dict[str, str] = Field(default_factory=dict)
-    """The user's variables that change what is made."""
+    """The user's variables, and for an image its base and models: what changes what is made of the same files."""
+
+    paths: tuple[str, ...] = Field(default=DECIDING_PATHS, exclude=True)
+    """Where the deciding files are. They decide, not their places."""
 
     @property
     def key(self) -> str:
@@ -71,18 +76,35 @@ class PexInputs(Spec):
         return digest_of(self.to_document())
 
 
-def inputs_of(root: Path, commit: str, with_changes: bool) -> PexInputs:
-    """What decides the PEX of `commit`, with the tree's own changes on top where `with_changes`."""
-    return PexInputs(
-        committed={name: one for name, one in committed_files(root, commit, DECIDING_PATHS).items() if _decides(name)},
-        changed=changes(root) if with_changes else {},
-        settings={name: os.environ[name] for name in SETTINGS if os.environ.get(name)},
+def inputs_of(
+    root: Path,
+    commit: str,
+    with_changes: bool,
+    like: EnvironmentInputs | None = None,
+    *,
+    target: str = TARGET,
+    paths: tuple[str, ...] = DECIDING_PATHS,
+    settings: Mapping[str, str] = MappingProxyType({}),
+) -> EnvironmentInputs:
+    """What decides `target` of `commit`, with the tree's own changes on top where `with_changes`.
+
+    With `like`: the same target, places and settings as that.
+    """
+    if like is not None:
+        target, paths, settings = like.target, like.paths, like.settings
+    variables = {name: os.environ[name] for name in SETTINGS if os.environ.get(name)}
+    return EnvironmentInputs(
+        target=target,
+        committed={name: one for name, one in committed_files(root, commit, paths).items() if _decides(name)},
+        changed=changes(root, paths) if with_changes else {},
+        settings={**variables, **settings},
+        paths=paths,
     )
 
 
-def changes(root: Path) -> dict[str, str]:
-    """What the tree at `root` has beyond its commit, of all that decides the PEX."""
-    return {name: _state(root / name) for name in changed_files(root, DECIDING_PATHS) if _decides(name)}
+def changes(root: Path, paths: Sequence[str] = DECIDING_PATHS) -> dict[str, str]:
+    """What the tree at `root` has beyond its commit, of all that decides."""
+    return {name: _state(root / name) for name in changed_files(root, paths) if _decides(name)}
 
 
 def _decides(name: str) -> bool:
@@ -97,11 +119,17 @@ def _state(path: Path) -> str:
     return f"{'x' if os.access(path, os.X_OK) else '-'} {sha256_of_file(path)}"
 
 
-def lock_digest(root: Path) -> str | None:
-    """SHA-256 of the lockfile that the trainer's third-party packages come from, None where it is not there."""
+def lock_file(root: Path, resolve: str = RESOLVE) -> Path | None:
+    """The lockfile of a resolve, None where it is not there."""
     resolves = {**_settings_of(root).get("python", {}).get("resolves", {}), **_resolves_from_environment()}
-    lock = root / str(resolves.get(RESOLVE, ""))
-    return sha256_of_file(lock) if lock.is_file() else None
+    lock = root / str(resolves.get(resolve, ""))
+    return lock if lock.is_file() else None
+
+
+def lock_digest(root: Path, resolve: str = RESOLVE) -> str | None:
+    """SHA-256 of the lockfile that third-party packages come from, None where it is not there."""
+    lock = lock_file(root, resolve)
+    return sha256_of_file(lock) if lock else None
 
 
 def pants_version(root: Path) -> str | None:

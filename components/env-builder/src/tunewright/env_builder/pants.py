@@ -57,9 +57,9 @@ def inner_environment(outer: Mapping[str, str]) -> dict[str, str]:
     return kept
 
 
-def package_command(pants: str, distdir: str, target: str) -> list[str]:
-    """The arguments that make `target` and put it into `distdir`, a path relative to the project."""
-    return [pants, f"--pants-distdir={distdir}", "package", target]
+def package_command(pants: str, distdir: str, *targets: str) -> list[str]:
+    """The arguments that make `targets` and put them into `distdir`, a path relative to the project."""
+    return [pants, f"--pants-distdir={distdir}", "package", *targets]
 
 
 def package_environment(outer: Mapping[str, str]) -> dict[str, str]:

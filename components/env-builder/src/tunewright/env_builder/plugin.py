@@ -16,9 +16,7 @@ if TYPE_CHECKING:
 
 @hookimpl(trylast=True)
 def tunewright_provide_environment(environment: EnvironmentRequest) -> EnvironmentRef | None:
-    """The trainer's PEX of this code. Last in line: a plugin that gives an environment of its own is asked first."""
-    if environment.spec.kind != "pex":
-        return None
+    """The environment of this code, PEX or image. Last in line: a plugin that gives one of its own is asked first."""
     from tunewright.env_builder.build import ensure_environment
 
     return ensure_environment(environment).reference
@@ -28,12 +26,18 @@ def tunewright_provide_environment(environment: EnvironmentRequest) -> Environme
 def tunewright_preflight(experiment: ResolvedExperiment) -> Sequence[Finding]:
     """What speaks against building the environment here.
 
-    Only an environment kind that nothing provides refuses the run. The rest warns: another plugin may answer first, or
-    the environment may be there already. Building refuses by the same findings.
+    It warns only: another plugin may answer first, or the environment may be there already. Building refuses by the
+    same findings. What no builder could mend, an unknown image or another state of a submodule, refuses the run.
     """
     from tunewright.contracts.preflight import Severity
-    from tunewright.env_builder.checks import find_kind_problems, find_project_problems
+    from tunewright.env_builder.preflight import find_problems
 
-    project = find_project_problems(Path(experiment.project_root), Path(experiment.home))
-    warnings = [finding.model_copy(update={"severity": Severity.WARNING}) for finding in project]
-    return [*find_kind_problems(experiment.spec.environment), *warnings]
+    root, home, spec = Path(experiment.project_root), Path(experiment.home), experiment.spec.environment
+    found = find_problems(root, home, spec, asks_daemon=False)
+    refusing = {"image-unknown", "submodule-not-at-commit"}
+    return [
+        one.model_copy(update={"severity": Severity.WARNING})
+        if one.severity is Severity.ERROR and one.code not in refusing
+        else one
+        for one in found
+    ]

@@ -31,6 +31,39 @@ def last_line(log: Path) -> str:
 
 
 @contextmanager
+def showing_bytes(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Show how many bytes went over, with rate and time left. Gives what to call with the bytes done and the total."""
+    if sys.stderr.isatty():
+        from rich.progress import (
+            BarColumn,
+            DownloadColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+            TransferSpeedColumn,
+        )
+
+        columns = (TextColumn(what), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+        from rich.console import Console
+
+        with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+            task = progress.add_task(what, total=None)
+            yield lambda done, total: progress.update(task, completed=done, total=total or None)
+        return
+    started = said = time.monotonic()
+
+    def tick(done: int, total: int) -> None:
+        nonlocal said
+        if time.monotonic() - said >= _LINE_SECONDS:
+            said = time.monotonic()
+            rate = done / max(said - started, 1e-9)
+            left = f", {(total - done) / rate:.0f} s left" if rate and total > done else ""
+            say(f"{what}: {done / 2**20:.0f} of {total / 2**20:.0f} MiB, {rate / 2**20:.1f} MiB/s{left}")
+
+    yield tick
+
+
+@contextmanager
 def showing(what: str, log: Path | None = None) -> Iterator[Callable[[], None]]:
     """Show that `what` goes on, with the seconds it takes and the last line of `log`. Gives what to call meanwhile."""
     started = time.monotonic()

@@ -15,6 +15,9 @@ from tunewright.contracts.files import sha256_of_tree, sync_directory, write_jso
 
 RECORD_FILE = "environment.json"
 PEX_NAME = "trainer.pex"
+IMPORTED_PEX_NAME = "environment.pex"
+"""Of an environment whose packages another project's lock names, see `foreign/`."""
+
 _KEY_LENGTH = 64
 _SHOWN_DIFFERENCES = 10
 
@@ -41,6 +44,14 @@ class BuiltEnvironment(EnvironmentRef):
 
 
 @dataclass(frozen=True)
+class ProvidedEnvironment:
+    """The environment asked for, and whether it had to be built."""
+
+    reference: EnvironmentRef
+    built: bool
+
+
+@dataclass(frozen=True)
 class EnvironmentPlace:
     """Where an environment lies: every path of it, in one class."""
 
@@ -59,8 +70,9 @@ class EnvironmentPlace:
 
     @property
     def pex(self) -> Path:
-        """The trainer's PEX."""
-        return self.directory / PEX_NAME
+        """The trainer's PEX, or where another project's environment lies here, that one."""
+        imported = self.directory / IMPORTED_PEX_NAME
+        return imported if imported.exists() else self.directory / PEX_NAME
 
     @property
     def log(self) -> Path:

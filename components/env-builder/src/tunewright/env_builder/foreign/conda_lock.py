@@ -1,4 +1,4 @@
-"""`conda-lock.yml`: the packages of this machine's platform, those of pip as they are, those of conda by their names."""
+"""`conda-lock.yml`: this machine's packages; those of pip as they are, those of conda by their names."""
 
 from __future__ import annotations
 

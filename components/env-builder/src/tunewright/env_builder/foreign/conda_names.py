@@ -32,25 +32,24 @@ PYPI_NAMES = {
 }
 """The index's name of a conda package, where it is another one."""
 
-_NOT_PYTHON = frozenset(
-    """
-    alsa-lib aom arrow-cpp attr binutils blas bzip2 c-ares ca-certificates cairo clang cmake compilers cuda cudatoolkit
-    cudnn cutensor cxx-compiler dbus expat fftw ffmpeg fontconfig freetype fribidi gawk gcc gdb gettext gfortran gh git
-    git-lfs giflib glib gmp gnuplot gnutls go graphite2 graphviz gsl gst-plugins-base gstreamer gxx harfbuzz hdf5 hwloc
-    icu intel-openmp jpeg jq julia kernel-headers_linux-64 keyutils krb5 lame lcms2 ld_impl_linux-64 lerc lz4-c make
-    magma maven mkl mkl-include mpc mpfr mpi mpich mysql nasm nccl ncurses ninja-base nodejs nspr nss ocl-icd onednn
-    openblas openh264 openjdk openjpeg openmp openmpi openssl orc p11-kit pandoc pango parallel pcre pcre2 perl pixman
-    pkg-config poppler postgresql pthread-stubs python_abi pytorch-cuda pytorch-mutex qt qt-main r-base re2 readline
-    rsync ruby rust s2n sed snappy spdlog sqlite sysroot_linux-64 tar tbb tesseract tini tk tmux tzdata ucx unixodbc unzip
-    vc vim wget x264 x265 xorg-libx11 xz yaml yaml-cpp zip zlib zlib-ng zstd
-    """.split()
-)
+_OTHER_WORLDS = """
+alsa-lib aom arrow-cpp attr binutils blas bzip2 c-ares ca-certificates cairo clang cmake compilers cuda cudatoolkit
+cudnn cutensor cxx-compiler dbus expat fftw ffmpeg fontconfig freetype fribidi gawk gcc gdb gettext gfortran gh git
+git-lfs giflib glib gmp gnuplot gnutls go graphite2 graphviz gsl gst-plugins-base gstreamer gxx harfbuzz hdf5 hwloc
+icu intel-openmp jpeg jq julia kernel-headers_linux-64 keyutils krb5 lame lcms2 ld_impl_linux-64 lerc lz4-c make
+magma maven mkl mkl-include mpc mpfr mpi mpich mysql nasm nccl ncurses ninja-base nodejs nspr nss ocl-icd onednn
+openblas openh264 openjdk openjpeg openmp openmpi openssl orc p11-kit pandoc pango parallel pcre pcre2 perl pixman
+pkg-config poppler postgresql pthread-stubs python_abi pytorch-cuda pytorch-mutex qt qt-main r-base re2 readline
+rsync ruby rust s2n sed snappy spdlog sqlite sysroot_linux-64 tar tbb tesseract tini tk tmux tzdata ucx unixodbc
+unzip vc vim wget x264 x265 xorg-libx11 xz yaml yaml-cpp zip zlib zlib-ng zstd
+"""
+_NOT_PYTHON = frozenset(_OTHER_WORLDS.split())
 _NOT_PYTHON_PATTERN = re.compile(
     r"^(_|lib|r-|perl-|ruby-|xorg-|cuda-|gcc_|gxx_|gfortran_|binutils_|clang_|sysroot_|kernel-headers|ld_impl|compiler-rt)"
     r"|-(devel|dev|static|cpp|headers|proc|abi)$"
 )
 _PYTHON_AFTER_ALL = frozenset({"libclang", "libcst", "librosa", "libsass", "libtmux", "cuda-python", "cuda-bindings"})
-_PYTHON_BUILD = re.compile(r"^py\d*|_py\d|^pyh")
+_PYTHON_BUILD = re.compile(r"(?:^|_)py(?:h|\d|_)")
 
 
 def pypi_name(conda_name: str) -> str | None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from urllib.parse import urlsplit
 
 from packaging.markers import InvalidMarker
+from packaging.requirements import Requirement
 from packaging.utils import InvalidName, canonicalize_name
 from packaging.version import InvalidVersion, Version
 
@@ -93,9 +94,8 @@ class LockDraft:
             if algorithm not in _HASH_DIGITS:
                 self.note(f"{name}: its {algorithm} hash is not used: pip takes {', '.join(_HASH_DIGITS)}")
             elif not re.fullmatch(rf"[0-9a-f]{{{_HASH_DIGITS[algorithm]}}}", digits):
-                self.problem(
-                    where or name, f"`{text}` is no hash: must be {_HASH_DIGITS[algorithm]} hexadecimal digits"
-                )
+                must = f"{_HASH_DIGITS[algorithm]} hexadecimal digits after `{algorithm}:`"
+                self.problem(where or name, f"`{text}` is no hash: must have {must}")
             else:
                 usable.append(f"{algorithm}:{digits}")
         return usable
@@ -125,8 +125,17 @@ class LockDraft:
             self.problem(where, f"`{marker}` is no environment marker")
             return False
 
+    def _is_pinned(self, loose: LooseRequirement) -> bool:
+        """Whether another line pins it. A problem where that version is none that this one allows."""
+        pin = self._pins.get(loose.name)
+        if pin and not Requirement(loose.requirement).specifier.contains(pin.version, prereleases=True):
+            there = f" (there: {pin.where})" if pin.where else ""
+            self.problem(loose.where, f"`{loose.requirement}` does not allow {pin.requirement}, which is pinned{there}")
+        return pin is not None
+
     def finish(self) -> ForeignLock:
         """All of it. Raises InvalidExperiment with every problem of the file."""
+        self._loose = [one for one in self._loose if not self._is_pinned(one)]
         if self._problems:
             raise InvalidExperiment.from_problems(self.source, self._problems)
         for address, names in self._indexes.items():

@@ -107,7 +107,7 @@ def _as_pip(rest: str) -> str:
 
 
 def _fits_python(rest: str, target: Target) -> bool:
-    plain = rest.split("=")[-1] if rest.count("=") < 2 else rest.strip("=").split("=")[0]
-    if rest.startswith("=") and plain and plain[0].isdigit():
+    plain = rest.lstrip("=").split("=", maxsplit=1)[0]
+    if rest.startswith("=") and plain[:1].isdigit():
         return target.python == plain or target.python.startswith(f"{plain.removesuffix('.*')}.")
     return target.allows_python(rest)

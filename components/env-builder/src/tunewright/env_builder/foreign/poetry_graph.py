@@ -5,6 +5,7 @@ The first ones stand in the project's `pyproject.toml`; the lock has the depende
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -72,7 +73,7 @@ def tables_of(pyproject: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
 
 def plain_name(text: str) -> str:
     """The normalised name at the beginning of `pytest[all] (>=6)`."""
-    return canonicalize_name(text.split(" ")[0].split("[")[0])
+    return canonicalize_name(re.split(r"[\s\[(<>=!~^;]", text, maxsplit=1)[0])
 
 
 def _edges_of_tables(tables: Mapping[str, Mapping[str, Any]], asked: set[str], draft: LockDraft) -> Iterator[_Edge]:

@@ -108,8 +108,8 @@ def parse_poetry_lock(
     said = lock.metadata.python_versions
     draft.require_python(said, allows(said, target.python))
     tables = tables_of(pyproject or {})
-    groups = {canonicalize_name(one) for package in lock.package for one in package.group_names}
-    groups |= set(map(canonicalize_name, tables))
+    named = [one for package in lock.package for one in package.group_names]
+    groups: set[str] = {canonicalize_name(one) for one in (*named, *tables)}
     refuse_unknown_names(source, selection, map(canonicalize_name, lock.extras), groups - {_MAIN})
     _leave_out_unasked(draft, lock, groups, selection)
     reader = _Reader(lock, draft, selection, _needed(lock, draft, selection, tables))

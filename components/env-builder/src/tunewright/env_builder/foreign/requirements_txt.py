@@ -120,7 +120,8 @@ class RequirementsReader:
         if "://" in value:
             self._draft.leave_out(f"-r {value}", f"a file elsewhere is not fetched ({where})")
             return
-        path = posixpath.normpath(posixpath.join(posixpath.dirname(self._open[-1]), value)) if self._open else value
+        including = self._open[-1] if self._open else self._draft.source
+        path = posixpath.normpath(posixpath.join(posixpath.dirname(including), value))
         if path in self._open:
             chain = " -> ".join([*self._open[self._open.index(path) :], path])
             self._draft.problem(where, f"the files include each other: {chain}")

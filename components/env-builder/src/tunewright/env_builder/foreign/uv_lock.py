@@ -1,4 +1,4 @@
-"""`uv.lock`: what the project needs on this machine, found by following its dependencies, not by listing all packages."""
+"""`uv.lock`: what the project needs on this machine, found by following dependencies from the project on."""
 
 from __future__ import annotations
 
@@ -119,7 +119,9 @@ class _Walk:
         while waiting:
             edge = waiting.pop()
             for index in self._meant(edge):
-                if not everywhere and not self._holds(edge.marker):
+                # A marker without an extra is one of machines: they do not count everywhere.
+                is_taken = everywhere and "extra" not in (edge.marker or "")
+                if not is_taken and not self._holds(edge.marker):
                     self.not_followed.setdefault(index, str(edge.marker))
                     continue
                 waiting.extend(self._reach(index, edge))
@@ -194,11 +196,13 @@ def _named(tables: dict[str, tuple[UvDependency, ...]], wanted: str) -> tuple[Uv
 
 
 def _conflict_names(roots: list[UvPackage], selection: Selection) -> frozenset[str]:
-    """As uv writes them: `extra-4-demo-cpu`, the number being the length of the project's name."""
     kinds = (("extra", selection.extras), ("group", selection.groups))
-    return frozenset(
-        f"{kind}-{len(root.name)}-{root.name}-{name}" for root in roots for kind, names in kinds for name in names
-    )
+    return frozenset(_conflict_name(kind, root, name) for root in roots for kind, names in kinds for name in names)
+
+
+def _conflict_name(kind: str, root: UvPackage, name: str) -> str:
+    """As uv writes it: `extra-4-demo-cpu`, the number being the length of the project's name."""
+    return f"{kind}-{len(root.name)}-{root.name}-{name}"
 
 
 def _wanted(root: UvPackage, selection: Selection) -> list[UvDependency]:
@@ -219,7 +223,7 @@ def _leave_out_unwanted(walk: _Walk, roots: list[UvPackage], selection: Selectio
                 if canonicalize_name(name) in asked:
                     continue
                 walk.draft.leave_out(f"{option} {name} of {root.name}", f"not asked for (--{option} {name})")
-                beyond = _Walk(walk.lock, walk.draft, walk.conflict_names)
+                beyond = _Walk(walk.lock, walk.draft, walk.conflict_names | {_conflict_name(option, root, name)})
                 beyond.follow(edges, everywhere=True)
                 for index in beyond.reached:
                     only_for.setdefault(index, f"{option} {name}")
@@ -230,7 +234,8 @@ def _leave_out_unwanted(walk: _Walk, roots: list[UvPackage], selection: Selectio
 
 def _reason(walk: _Walk, index: int, only_for: dict[int, str]) -> str:
     if marker := walk.not_followed.get(index):
-        return f"not for this machine: `{marker}` does not hold"
+        what = "not asked for" if "extra" in marker else "not for this machine"
+        return f"{what}: `{marker}` does not hold"
     if needed_for := only_for.get(index):
         return f"only needed for {needed_for}, which was not asked for"
     if walk.lock.package[index].source.folder:

@@ -50,7 +50,7 @@ class KnownBad:
 
 
 _NO_CUDA_LIBRARY = (
-    "its wheel has no library for this CUDA: it loads its CPU library, says that it `was compiled without GPU support`, "
+    "its wheel has no library for this CUDA: it loads its CPU library, which `was compiled without GPU support`, "
     "and 4-bit and 8-bit layers and optimizers fail"
 )
 _BITSANDBYTES_WHEELS = "the released files; bitsandbytes-foundation/bitsandbytes#1062, #1315, #1688"

@@ -39,9 +39,7 @@ def _print(document: Any) -> None:
 
 @click.command(name="fetch-model")
 @click.argument("model_id", metavar="ID")
-@click.option(
-    "--revision", required=True, metavar="COMMIT", help="The commit, 40 hexadecimal digits. No branch, no tag."
-)
+@click.option("--revision", default="", metavar="COMMIT", help="The commit, 40 hexadecimal digits. No branch, no tag.")
 @click.option(
     "--allow-unsafe-weights", is_flag=True, help="Also weights in pickles, which run code when they are loaded."
 )

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import hashlib
 import os
-import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
@@ -15,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tunewright.contracts.errors import IntegrityError, Unavailable
+from tunewright.contracts.errors import IntegrityError
 from tunewright.contracts.files import sync_directory
 from tunewright.contracts.timestamps import utc_now
+from tunewright.env_builder.models.disk import free_bytes, full_disk_in_words
 from tunewright.env_builder.models.layout import ModelPlace, hub_of, set_mode_and_time
 from tunewright.env_builder.models.manifest import (
     LeftOut,
@@ -50,6 +49,7 @@ _WORKERS = 4
 _SPARE_BYTES = 64 << 20
 """Disk space that must be left when all is there: manifests, directories, other writers."""
 
+_FULL_HINT = "free some space; what has come is kept, and the same command goes on from there"
 _BLOCK_BYTES = 1 << 20
 _SHA256_DIGITS = 64
 
@@ -110,7 +110,7 @@ def ensure_model(
     client = (make_client or default_client)()
     plan = plan_fetch(place, pin, permissions, client, progress.note)
     refuse_without_space(plan)
-    with _disk_errors(place), _held(place):
+    with full_disk_in_words(place.hub, _FULL_HINT), _held(place):
         if found := find_model(place, permissions):
             return FetchedModel(found, place, 0, was_there=True)
         # Taken away first: it must not vouch for what is not whole.
@@ -136,7 +136,7 @@ def plan_fetch(
     if not wanted:
         raise refusal("model-empty", f"{pin} has no file that a model is loaded from", "is it a model's repository?")
     there = sum({file.blob: _there_bytes(place, file) for file in wanted}.values())
-    free = shutil.disk_usage(_existing(place.hub)).free
+    free = free_bytes(place.hub)
     return FetchPlan(pin, place, wanted, left_out, there, free)
 
 
@@ -312,10 +312,6 @@ def _there_bytes(place: ModelPlace, file: HubFile) -> int:
     return 0
 
 
-def _existing(directory: Path) -> Path:
-    return next(path for path in (directory, *directory.parents) if path.exists())
-
-
 @contextmanager
 def _held(place: ModelPlace) -> Iterator[None]:
     """Hold the model's lock: the kernel gives it back when its holder ends, however it ends."""
@@ -333,16 +329,3 @@ def _held(place: ModelPlace) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
-
-
-@contextmanager
-def _disk_errors(place: ModelPlace) -> Iterator[None]:
-    """A full disk in words."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        message = f"{place.model_id}: the disk of {place.hub} is full: {error.strerror}"
-        hint = "free some space; what has come is kept, and the same command goes on from there"
-        raise Unavailable(message, hint) from None

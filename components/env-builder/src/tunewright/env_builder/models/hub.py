@@ -172,7 +172,7 @@ def _announced(pin: ModelPin, sibling: Any) -> HubFile:
 
 @contextmanager
 def _hub_errors(pin: ModelPin, address: str, name: str = "") -> Iterator[None]:
-    """What the hub and the HTTP client raise, in our words; never with a header or a full address: they hold secrets."""
+    """What the hub and the HTTP client raise, in our words. No header and no full address: they hold secrets."""
     try:
         yield
     except OfflineModeIsEnabled:
@@ -212,7 +212,7 @@ def _refusal(error: HfHubHTTPError, pin: ModelPin, status: int, name: str) -> Tu
     if isinstance(error, GatedRepoError):
         message = f"{pin.model_id}: the hub gives this model only to those who accepted its terms, and not {who}"
         return Unavailable(message, f"accept them on {page}; then {_TOKEN_HINT}")
-    # A mirror's 401 is not known as one of the hub's, which answers so where it does not tell strangers what there is.
+    # The hub answers 401 where it does not tell strangers what there is; the library knows that of https:// only.
     if isinstance(error, RepositoryNotFoundError) or (status == 401 and stranger and not name):
         message = f"{pin.model_id}: the hub has no such model, or a private one that it does not show {who}"
         return NotFound(message, f"check the spelling on {page}; for a private model {_TOKEN_HINT}")

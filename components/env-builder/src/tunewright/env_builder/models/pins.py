@@ -81,9 +81,8 @@ def check_commit(revision: str, model_id: str, option: str = "--revision") -> st
     commit = revision.lower()
     if _COMMIT.fullmatch(commit):
         return commit
-    if _HEXADECIMAL.fullmatch(commit):
-        got = f"got {len(commit)} of them"
-    else:
-        got = "got nothing" if not revision else "got a branch, a tag, or something else"
-    message = f"`{option}`: must be a commit, 40 hexadecimal digits, {got}: `{revision}`"
+    is_shortened = _HEXADECIMAL.fullmatch(commit) is not None
+    got = f"got {len(commit)} of them" if is_shortened else "got a branch, a tag, or something else"
+    shown = f"{got}: `{revision}`" if revision else "got none"
+    message = f"`{option}`: must be a commit, 40 hexadecimal digits, {shown}"
     raise UsageError(message, _COMMIT_HINT.format(model_id=model_id))

@@ -11,6 +11,7 @@ from pathlib import Path
 from tunewright.contracts.errors import NotFound, UsageError
 from tunewright.contracts.files import sha256_of_file
 from tunewright.contracts.spec import Spec, digest_of
+from tunewright.env_builder.models.disk import full_disk_in_words
 from tunewright.env_builder.models.layout import ModelPlace, hub_of, set_mode_and_time
 from tunewright.env_builder.models.manifest import (
     ModelFile,
@@ -98,11 +99,8 @@ def stage_models(home: Path, wanted: Sequence[ModelPin | LocalModel], destinatio
     temporary = destination.with_name(f".{destination.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
-        temporary.mkdir(parents=True)
-        for source in sorted(sources, key=_order):
-            _lay_out(source, temporary)
-        _name_main_commits(sources, temporary)
-        _settle(temporary)
+        with full_disk_in_words(temporary, "lay the models out on the store's own disk: there they take no space"):
+            _lay_out_all(sources, temporary)
         # Onto an empty directory as onto none.
         temporary.replace(destination)
     finally:
@@ -198,6 +196,14 @@ def _refuse_twice(sources: Sequence[_Source]) -> None:
     twice = sorted({key for key in keys if keys.count(key) > 1})
     if twice:
         raise UsageError(f"{', '.join('@'.join(key) for key in twice)}: wanted twice")
+
+
+def _lay_out_all(sources: Sequence[_Source], hub: Path) -> None:
+    hub.mkdir(parents=True)
+    for source in sorted(sources, key=_order):
+        _lay_out(source, hub)
+    _name_main_commits(sources, hub)
+    _settle(hub)
 
 
 def _lay_out(source: _Source, hub: Path) -> None:

@@ -1,4 +1,4 @@
-"""The daemon as a submission needs it, through docker-py: images, which may have to be pulled, and who runs containers."""
+"""The daemon as a submission needs it, through docker-py: images, which may have to be pulled, and whose it is."""
 
 from __future__ import annotations
 
@@ -63,9 +63,10 @@ class Daemon:
 @contextmanager
 def connected() -> Iterator[Daemon]:
     """The daemon, for a moment. Raises Unavailable where nobody answers, at the start or on the way."""
+    from requests.exceptions import RequestException
+
     import docker
     from docker.errors import DockerException
-    from requests.exceptions import RequestException
 
     try:
         client = docker.from_env(timeout=_CALL_SECONDS)

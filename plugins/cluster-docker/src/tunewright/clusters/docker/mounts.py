@@ -27,10 +27,7 @@ class Mount:
 def parse_mount(text: str, path: str = "") -> Mount:
     """`HOST:CONTAINER` or `HOST:CONTAINER:ro`. Raises ValueError saying what is wrong with it."""
     parts = text.split(":")
-    if len(parts) == 3 and parts[2] in ("ro", "rw"):
-        mode = parts.pop()
-    else:
-        mode = "rw"
+    mode = parts.pop() if len(parts) == 3 and parts[2] in ("ro", "rw") else "rw"
     if len(parts) != 2:
         raise ValueError(f"must be HOST:CONTAINER or HOST:CONTAINER:ro, got {text!r}")
     for place in parts:

@@ -46,7 +46,7 @@ class DockerOptions(Spec):
     """More directories or files, each `HOST:CONTAINER` or `HOST:CONTAINER:ro`, absolute. They must exist."""
 
     user: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*(:[A-Za-z0-9_][A-Za-z0-9_.-]*)?$")
-    """`UID` or `UID:GID` of the job's processes. By default the owner of the run's directory, who then owns its files."""
+    """`UID` or `UID:GID` of the job's processes. By default the owner of the run's directory, as of its files."""
 
     time_limit_seconds: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """The job is ended as timed out after this long, retries included. No limit by default."""

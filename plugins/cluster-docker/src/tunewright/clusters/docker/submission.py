@@ -1,4 +1,4 @@
-"""From a plan to a supervisor that has taken it over: what must be there, what is found out, and the answer it gives."""
+"""From a plan to a supervisor that has taken it over: what must be there, what is found out, and its answer."""
 
 from __future__ import annotations
 
@@ -64,9 +64,7 @@ def _found_out(body: Mapping[str, Any], run_dir: Path) -> dict[str, str]:
     return {"host": host, "image": image, "user": user}
 
 
-def _prepare(
-    directory: StateDirectory, plan: SubmissionPlan, job: Mapping[str, Any], known: Mapping[str, str]
-) -> None:
+def _prepare(directory: StateDirectory, plan: SubmissionPlan, job: Mapping[str, Any], known: Mapping[str, str]) -> None:
     try:
         directory.path.mkdir(parents=True, exist_ok=True)
         _make_log_directory(Path(job["run_dir"]), Path(job["logs"][0]).parent)
@@ -89,12 +87,14 @@ def _make_log_directory(run_dir: Path, logs: Path) -> None:
 def supervisor_program() -> bytes:
     """The program that runs a job, as one file for Python: the same bytes each time."""
     main = f"import sys\nfrom {_PACKAGE}.main import main\nmain(sys.argv[1])\n"
-    texts = {f"{folder}__init__.py": "" for folder in ("tunewright/", "tunewright/clusters/", "tunewright/clusters/docker/")}
-    own = sorted(resources.files(_PACKAGE).iterdir(), key=lambda file: file.name)
-    texts |= {f"{_PACKAGE.replace('.', '/')}/{file.name}": file.read_text() for file in own if file.name.endswith(".py")}
+    folders = _PACKAGE.split(".")
+    # A zip has no namespace packages unless it names its directories.
+    texts = {"/".join([*folders[:depth], "__init__.py"]): "" for depth in range(1, len(folders))}
+    own = (file for file in resources.files(_PACKAGE).iterdir() if file.name.endswith(".py"))
+    texts |= {"/".join([*folders, file.name]): file.read_text(encoding="utf-8") for file in own}
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
-        for name, text in {"__main__.py": main, **texts}.items():
+        for name, text in sorted({"__main__.py": main, **texts}.items()):
             archive.writestr(zipfile.ZipInfo(name), text)
     return buffer.getvalue()
 

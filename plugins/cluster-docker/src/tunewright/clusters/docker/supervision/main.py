@@ -4,8 +4,8 @@
 are not known). It answers with one line of JSON, and needs neither the launcher nor its PEX from then on.
 
 In the state directory: `docker.json` and `node-*.json` are the plan; `known.json` is what the submission found out;
-`state.json` is replaced at each change; `lock` is held as long as this process lives; `stop` is made by whoever wants the
-job to end; `supervisor.log` is what this program complains of.
+`state.json` is replaced at each change; `lock` is held as long as this process lives; `stop` is made by whoever wants
+the job to end; `supervisor.log` is what this program complains of.
 """
 
 from __future__ import annotations

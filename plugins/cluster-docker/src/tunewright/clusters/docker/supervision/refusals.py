@@ -25,7 +25,7 @@ _WORDS = (
      "see `nvidia-smi -L`, and cluster.options.gpus"),
     (r"bind source path does not exist: (.*)", "{0} is to be mounted, and is not there", ""),
     (r"[Nn]o such image: (\S+)", "the image {0} is not here any more", "make it again: `env-builder build`"),
-    (r'exec: "/bin/sh"', "the image has no /bin/sh, which starts the job's command",
+    (r'exec: "/bin/sh"|exec /bin/sh failed', "the image has no /bin/sh, which starts the job's command",
      "see the README of tunewright-cluster-docker"),
     (r"unable to find user ([^:]+)", "the image knows no user `{0}`",
      "set cluster.options.user to numbers, UID:GID, or leave it out"),
@@ -38,7 +38,16 @@ _WORDS = (
 
 def in_words(message: str) -> Refusal:
     """What the daemon said, for people. What we do not know is passed on as it is."""
+    return _known(message) or Refusal(f"Docker says: {message}")
+
+
+def complaint_in_words(message: str) -> str:
+    """What a container's first process said before it became the job, for people."""
+    return str(_known(message) or message)
+
+
+def _known(message: str) -> Refusal | None:
     for pattern, words, hint in _WORDS:
         if found := re.search(pattern, message, re.DOTALL):
             return Refusal(words.format(*(group or "" for group in found.groups())), hint)
-    return Refusal(f"Docker says: {message}")
+    return None

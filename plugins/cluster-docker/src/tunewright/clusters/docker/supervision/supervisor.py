@@ -1,7 +1,7 @@
 """Runs one job to its end: attempt after attempt, through the death of a container, of the daemon, or of its own.
 
-Each step is written down before the next, and every step can be done again: whoever takes a job over reads what was done
-last and goes on. What must survive a killed supervisor is in `state.json` or in Docker.
+Each step is written down before the next, and every step can be done again: whoever takes a job over reads what was
+done last and goes on. What must survive a killed supervisor is in `state.json` or in Docker.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 
 from tunewright.clusters.docker.supervision.containers import (
@@ -24,7 +25,7 @@ from tunewright.clusters.docker.supervision.containers import (
 from tunewright.clusters.docker.supervision.engine import DaemonGoneError, DockerError, Engine
 from tunewright.clusters.docker.supervision.judge import NodeEnd, judge, may_try_again, outcome
 from tunewright.clusters.docker.supervision.record import CONCLUDE, ENDED, START, WATCH, Record, now
-from tunewright.clusters.docker.supervision.refusals import in_words
+from tunewright.clusters.docker.supervision.refusals import complaint_in_words, in_words
 from tunewright.clusters.docker.supervision.watching import DaemonBack, DaemonGone, Ended, Watch
 
 WATCH_SECONDS = 0.2
@@ -136,7 +137,7 @@ class Supervisor:
         ended_by = self.watch_until(watch, left, None)
         if left:
             self.end_containers(watch, left)
-        ends = [self.patiently(lambda rank=rank: self.end_of(rank)) for rank in range(len(self.record.containers))]
+        ends = [self.patiently(partial(self.end_of, rank)) for rank in range(len(self.record.containers))]
         self.decide(judge(None if ended_by == ANOTHER_NODE_FAILED else ended_by, ends, self.plan))
 
     def watch_until(self, watch: Watch, left: set[int], deadline: float | None) -> str | None:
@@ -171,7 +172,7 @@ class Supervisor:
         for rank in sorted(ranks):
             container = self.record.containers[rank]
             with contextlib.suppress(DockerError):  # one that cannot be signalled will be tried again
-                self.patiently(lambda container=container: self.engine.kill(container, signal_name))
+                self.patiently(partial(self.engine.kill, container, signal_name))
 
     def end_of(self, rank: int) -> NodeEnd:
         """How node `rank` ended."""
@@ -181,7 +182,7 @@ class Supervisor:
             return NodeEnd(rank, None)
         if state["ExitCode"] == SIGKILL_EXIT_CODE and not state["OOMKilled"]:
             state = self.late_news(container) or state
-        complaint = self.engine.complaint(container) if state["ExitCode"] else ""
+        complaint = complaint_in_words(self.engine.complaint(container)) if state["ExitCode"] else ""
         return NodeEnd(rank, state["ExitCode"], bool(state["OOMKilled"]), state["FinishedAt"], complaint)
 
     def late_news(self, container: str) -> dict[str, Any] | None:
@@ -204,8 +205,8 @@ class Supervisor:
             self.patiently(self.remove_containers)
             attempt = self.record.attempt + 1
             message = f"{ended['message']}; retry {attempt} of {self.plan['max_retries']} follows"
-            self.record.change_state(**{**ended, "state": "REQUEUED", "message": message})
-            self.record.change(phase=START, attempt=attempt, containers=[], outcome=None)
+            told = {**ended, "state": "REQUEUED", "message": message}
+            self.record.change_state(**told, phase=START, attempt=attempt, containers=[], outcome=None)
             self.pause(min(0.2 * 2.0 ** min(attempt - 1, 10), LONGEST_PAUSE_SECONDS))
         else:
             self.patiently(self.clean)
@@ -224,14 +225,14 @@ class Supervisor:
         """Leave nothing in Docker."""
         self.remove_containers()
         if self.plan["network"]:
-            self.try_to(lambda: self.engine.remove_network(self.known["id"]))
+            self.try_to(partial(self.engine.remove_network, self.known["id"]))
 
     def remove_containers(self) -> None:
         """All the job's containers, whatever the attempt, unless the user wants to keep them."""
         if self.plan["keep_containers"] and self.record.phase == CONCLUDE:
             return
         for container in self.engine.labelled(f"{LABEL}.id={self.known['id']}"):
-            self.try_to(lambda container=container: self.engine.remove(container["Id"]))
+            self.try_to(partial(self.engine.remove, container["Id"]))
 
     def try_to(self, call: Callable[[], None]) -> None:
         """What cannot be cleaned is complained of; the job's outcome stays what it is."""

@@ -1,0 +1,124 @@
+"""What building anything has in common: one builder at a time, Pants in its own directory, failures with logs."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from tunewright.contracts.environments import EnvironmentRequest
+from tunewright.contracts.errors import EnvironmentBuildFailed
+from tunewright.env_builder.git import head_commit
+from tunewright.env_builder.inputs import EnvironmentInputs, inputs_of
+from tunewright.env_builder.pants import find_pants, package_command, package_environment, run_logged
+from tunewright.env_builder.progress import say, showing
+
+_TAIL_LINES = 20
+
+
+@contextmanager
+def held(lock: Path, log: Path) -> Iterator[None]:
+    """Hold an environment's lock: the kernel gives it back when its holder ends, however it ends."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(f"another process builds this environment; waiting for it (log: {log})")
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def failed(what: str, log: Path, hint: str = "") -> EnvironmentBuildFailed:
+    """The error of a build that failed, with the end of its log."""
+    lines = log.read_text(errors="replace").splitlines()[-_TAIL_LINES:]
+    shown = "\n".join(f"    {line}" for line in lines)
+    return EnvironmentBuildFailed(f"{what}\nlog: {log}, its end:\n{shown}", hint)
+
+
+def refuse_other_tree(root: Path, request: EnvironmentRequest, inputs: EnvironmentInputs) -> None:
+    """Pants builds what lies in the tree: it must be what the key was made of, before and after."""
+    here = inputs_of(root, head_commit(root), with_changes=True, like=inputs)
+    if here == inputs:
+        return
+    differing = sorted(
+        name
+        for name in {*here.committed, *inputs.committed, *here.changed, *inputs.changed}
+        if here.committed.get(name) != inputs.committed.get(name) or here.changed.get(name) != inputs.changed.get(name)
+    )
+    wanted = f"commit {request.code.commit[:12]}" + (" with the changes it had" if request.code.dirty else "")
+    raise EnvironmentBuildFailed(
+        f"{root} is not (or no longer) {wanted}; what differs: {', '.join(differing[:5])}"
+        + (f" and {len(differing) - 5} more" if len(differing) > 5 else ""),
+        "check that commit out, or commit the changes; do not edit while it is built: " + ", ".join(inputs.paths),
+    )
+
+
+@contextmanager
+def packaged(root: Path, key: str, log: Path, targets: Sequence[str], tmpdir: Path | None = None) -> Iterator[Path]:
+    """Let Pants make `targets`. Gives the directory they are in, which is gone afterwards.
+
+    Raises EnvironmentBuildFailed with the end of the log where Pants fails.
+    """
+    pants = find_pants(root)
+    assert pants is not None, "preflight has looked for it"
+    # Pants writes nowhere but below the project; `dist/` is ignored by git and by Pants.
+    distdir = Path("dist") / f".environment-{key[:16]}.{os.getpid()}.tmp"
+    remove(*_dead_distdirs(root), root / distdir)
+    command = package_command(pants, distdir.as_posix(), *targets)
+    environment = package_environment(os.environ) | ({"TMPDIR": str(tmpdir)} if tmpdir else {})
+    try:
+        with showing("packaging", log) as tick:
+            log_command(log, command)
+            code = run_logged(command, root, environment, log, tick)
+        if code != 0:
+            raise failed(f"`{' '.join(command)}` ended with {code}", log)
+        yield root / distdir
+    finally:
+        remove(root / distdir)
+
+
+def log_command(log: Path, command: Sequence[str]) -> None:
+    """Write down what is run next."""
+    with log.open("a") as file:
+        file.write(f"$ {' '.join(command)}\n")
+
+
+def _dead_distdirs(root: Path) -> list[Path]:
+    """What builds left in `dist/` when they were killed. Another key's, or another home's, may be alive."""
+    found = (root / "dist").glob(".environment-*.tmp")
+    return [path for path in found if not _is_alive(path.name.split(".")[-2])]
+
+
+def _is_alive(process_id: str) -> bool:
+    try:
+        os.kill(int(process_id), 0)
+    except (ProcessLookupError, ValueError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def remove(*directories: Path) -> None:
+    """Take directories away, where they are there."""
+    for directory in directories:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+@contextmanager
+def timed() -> Iterator[list[float]]:
+    """Gives a list that has the seconds taken once it is over."""
+    seconds: list[float] = []
+    started = time.monotonic()
+    try:
+        yield seconds
+    finally:
+        seconds.append(time.monotonic() - started)

@@ -1,0 +1,1 @@
+"""The commands of the env-builder, a module each: imported when one is chosen."""

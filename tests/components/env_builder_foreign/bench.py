@@ -1,0 +1,81 @@
+"""A checkout with the real Pex, a home, a folder of wheels where pip looks, and the command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from components.env_builder_foreign.wheels import Pinned, Wheel
+from tunewright.env_builder.foreign import command
+
+PROGRAM = command.__name__
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Everything an import needs, without a network."""
+
+    root: Path
+    home: Path
+    links: Path
+
+    def pinned(self, *wheels: Wheel) -> list[Pinned]:
+        """The wheels, written where pip finds them."""
+        return [Pinned(wheel, wheel.write(self.links)) for wheel in wheels]
+
+    def file(self, name: str, text: str) -> Path:
+        """A file of the other project."""
+        path = self.root.parent / "other" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        return path
+
+    def start(self, *arguments: str, **variables: str) -> subprocess.Popen[str]:
+        """Start `env-builder build` in the checkout; pip looks nowhere but in the folder of wheels."""
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("PIP_")}
+        environment = {
+            **kept,
+            "PYTHONPATH": os.pathsep.join(sys.path),
+            "TUNEWRIGHT_HOME": str(self.home),
+            "PIP_CONFIG_FILE": os.devnull,
+            "PIP_NO_INDEX": "1",
+            "PIP_FIND_LINKS": str(self.links),
+            **variables,
+        }
+        return subprocess.Popen(
+            [sys.executable, "-m", PROGRAM, *arguments],
+            cwd=self.root, env=environment, text=True, stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+
+    def call(self, *arguments: str, expect: int = 0, **variables: str) -> subprocess.CompletedProcess[str]:
+        """Run it to its end, checking its exit code."""
+        process = self.start(*arguments, **variables)
+        out, err = process.communicate(timeout=55)
+        assert process.returncode == expect, f"{arguments} ended {process.returncode}\n{out}\n{err}"
+        assert "Traceback" not in err, err
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    def build(self, *arguments: str, **variables: str) -> dict[str, Any]:
+        """The document of a build."""
+        document: dict[str, Any] = json.loads(self.call("--json", *arguments, **variables).stdout)
+        return document
+
+    def environments(self) -> list[str]:
+        """What looks like an environment, whole or half."""
+        directory = self.home / "environments"
+        return sorted(path.name for path in directory.iterdir() if path.is_dir()) if directory.exists() else []
+
+
+def run_in(document: dict[str, Any], program: str) -> str:
+    """What `program` prints in the environment."""
+    done = subprocess.run(
+        [*document["command"], "-c", program], env=document["variables"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()

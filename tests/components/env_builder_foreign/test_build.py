@@ -1,0 +1,203 @@
+"""Building for real, with the pinned Pex, from wheels made on the spot: no network."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.env_builder_foreign import wheels
+from components.env_builder_foreign.bench import Bench, run_in
+from components.env_builder_foreign.wheels import Pinned, Wheel, requirements_txt
+from tunewright.contracts.errors import IntegrityError
+from tunewright.env_builder.foreign.imported import read_imported
+from tunewright.env_builder.foreign.target import Target
+from tunewright.env_builder.record import find_place, list_built, verify_built
+
+ALPHA = Wheel("alpha", "1.0", ("beta>=1",))
+BETA = Wheel("beta", "2.0")
+
+
+def of_conda(pinned: Sequence[Pinned]) -> str:
+    return wheels.conda_lock(pinned, Target.here().conda_platform)
+
+
+FORMATS: dict[str, Callable[[Sequence[Pinned]], str]] = {
+    "uv.lock": wheels.uv_lock,
+    "pylock.toml": wheels.pylock_toml,
+    "poetry.lock": wheels.poetry_lock,
+    "requirements.txt": wheels.requirements_txt,
+    "conda-lock.yml": of_conda,
+    "environment.yml": wheels.environment_yml,
+}
+
+
+def build_alpha(bench: Bench, *arguments: str, **variables: str) -> dict[str, Any]:
+    path = bench.file("requirements.txt", requirements_txt(bench.pinned(ALPHA, BETA)))
+    return bench.build("--from", str(path), *arguments, **variables)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_an_environment_of_each_format_starts_with_its_packages(name: str, bench: Bench) -> None:
+    path = bench.file(name, FORMATS[name](bench.pinned(ALPHA, BETA)))
+    document = bench.build("--from", str(path))
+    said = run_in(document, "import alpha, beta, sys; print(alpha.VERSION, beta.VERSION, sys.version_info[:2])")
+    assert said == "1.0 2.0 (3, 11)"
+    assert (document["built"], document["pins"], document["from"]["format"]) == (True, 2, name)
+
+
+def test_the_record_vouches_for_every_wheel_as_the_lock_has_it(bench: Bench) -> None:
+    pinned = bench.pinned(ALPHA, BETA)
+    document = bench.build("--from", str(bench.file("requirements.txt", requirements_txt(pinned))))
+    place = find_place(bench.home, document["key"][:12])
+    built = verify_built(place)
+    assert built.sha256 == document["sha256"]
+    digests = {Path(record.file).name: record.sha256 for record in built.files}
+    assert {one.wheel.file: one.sha256 for one in pinned}.items() <= digests.items()
+    record = read_imported(place.directory)
+    assert record is not None
+    assert [(wheel.name, wheel.built_here) for wheel in record.wheels] == [("alpha", False), ("beta", False)]
+    lock = (place.directory / "requirements.lock").read_bytes()
+    assert document["lock_digest"] == hashlib.sha256(lock).hexdigest()
+
+
+def test_a_changed_byte_is_found_and_named(bench: Bench) -> None:
+    document = build_alpha(bench)
+    wheel = Path(document["reference"]) / ".deps" / ALPHA.file
+    wheel.write_bytes(wheel.read_bytes() + b"x")
+    with pytest.raises(IntegrityError, match=ALPHA.file):
+        verify_built(find_place(bench.home, document["key"]))
+
+
+def test_it_is_listed_with_the_others_and_found_by_its_path(bench: Bench) -> None:
+    document = build_alpha(bench)
+    assert [built.key for built in list_built(bench.home)] == [document["key"]]
+    assert find_place(bench.home, document["reference"]).key == document["key"]
+
+
+def test_it_is_found_again_without_building_also_from_another_format(bench: Bench) -> None:
+    pinned = bench.pinned(ALPHA, BETA)
+    first = bench.build("--from", str(bench.file("requirements.txt", requirements_txt(pinned))))
+    (bench.links / ALPHA.file).unlink()  # nothing could be built from here on
+    second = bench.build("--from", str(bench.file("uv.lock", wheels.uv_lock(pinned))))
+    assert (first["built"], second["built"]) == (True, False)
+    assert (first["key"], first["sha256"]) == (second["key"], second["sha256"])
+
+
+def test_another_home_gives_the_same_bytes(bench: Bench, tmp_path: Path) -> None:
+    first = build_alpha(bench)
+    second = build_alpha(bench, TUNEWRIGHT_HOME=str(tmp_path / "another"), TMPDIR=str(tmp_path), HOME=str(tmp_path))
+    assert second["built"]
+    assert (first["key"], first["sha256"]) == (second["key"], second["sha256"])
+
+
+def test_what_pip_is_configured_with_counts(bench: Bench, tmp_path: Path) -> None:
+    (tmp_path / "pip.conf").write_text(f"[global]\nfind-links = {bench.links}\nno-index = true\n")
+    document = build_alpha(bench, PIP_CONFIG_FILE=str(tmp_path / "pip.conf"), PIP_FIND_LINKS="", PIP_NO_INDEX="")
+    assert document["built"]
+
+
+def test_pins_without_hashes_get_those_of_what_was_installed_and_keep_them(bench: Bench) -> None:
+    pinned = bench.pinned(ALPHA, BETA)
+    path = bench.file("requirements.txt", requirements_txt(pinned, hashed=False))
+    first = bench.build("--from", str(path))
+    assert first["hashed"] == 0
+    assert any("2 pin(s) have no hash in the file" in note for note in first["notes"])
+    lock = (Path(first["reference"]).parent / "requirements.lock").read_text()
+    assert all(one.sha256 in lock for one in pinned)
+    (bench.links / ALPHA.file).unlink()
+    second = bench.build("--from", str(path))
+    assert (second["built"], second["key"]) == (False, first["key"])
+
+
+def test_a_file_that_does_not_name_what_its_packages_need_is_refused_naming_it(bench: Bench) -> None:
+    bench.pinned(ALPHA, BETA)
+    path = bench.file("requirements.txt", "alpha==1.0\n")
+    refused = bench.call("--from", str(path), expect=78)
+    assert "beta: is needed by alpha, and stands in no line of the file" in refused.stderr
+    assert "--allow-unpinned" in refused.stderr
+    assert bench.environments() == []
+
+
+def test_unpinned_lines_are_resolved_once_where_that_is_allowed(bench: Bench) -> None:
+    bench.pinned(ALPHA, BETA)
+    path = bench.file("requirements.txt", "alpha\n")
+    first = bench.build("--from", str(path), "--allow-unpinned")
+    bench.pinned(Wheel("alpha", "1.1", ("beta",)), Wheel("beta", "3.0"))
+    second = bench.build("--from", str(path), "--allow-unpinned")
+    assert (first["pins"], second["built"], second["key"]) == (2, False, first["key"])
+    assert run_in(second, "import alpha, beta; print(alpha.VERSION, beta.VERSION)") == "1.0 2.0"
+
+
+def test_other_bytes_under_a_pinned_version_are_refused_in_pips_own_words(bench: Bench) -> None:
+    text = requirements_txt(bench.pinned(ALPHA, BETA))
+    bench.pinned(Wheel("beta", "2.0", text="print('not what was locked')\n"))
+    refused = bench.call("--from", str(bench.file("requirements.txt", text)), expect=69)
+    assert "DO NOT MATCH THE HASHES" in refused.stderr
+    assert "beta==2.0" in refused.stderr
+    assert "do not use them unseen" in refused.stderr
+    assert ".log" in refused.stderr
+    assert bench.environments() == []
+
+
+def test_a_package_that_no_index_has_is_refused_in_pips_own_words(bench: Bench) -> None:
+    text = requirements_txt([*bench.pinned(BETA), Pinned(Wheel("ghost", "1.0"), "0" * 64)])
+    refused = bench.call("--from", str(bench.file("requirements.txt", text)), expect=69)
+    assert "No matching distribution found for ghost==1.0" in refused.stderr
+    assert bench.environments() == []
+
+
+def test_what_a_package_lacks_is_a_note_and_no_surprise(bench: Bench) -> None:
+    path = bench.file("uv.lock", wheels.uv_lock(bench.pinned(ALPHA)))
+    document = bench.build("--from", str(path))
+    assert "alpha 1.0 requires beta>=1, which is not there" in document["notes"]
+    again = bench.build("--from", str(path))
+    assert again["notes"] == document["notes"]
+
+
+def test_without_pex_it_says_where_it_must_be_called(bare_bench: Bench) -> None:
+    path = bare_bench.file("requirements.txt", requirements_txt(bare_bench.pinned(ALPHA, BETA)))
+    refused = bare_bench.call("--from", str(path), expect=77)
+    assert "ensure-pex.sh" in refused.stderr
+    assert "checkout" in refused.stderr
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to that"
+        time.sleep(0.02)
+
+
+def test_two_processes_build_it_once(bench: Bench) -> None:
+    path = str(bench.file("requirements.txt", requirements_txt(bench.pinned(ALPHA, BETA))))
+    processes = [bench.start("--from", path, "--json") for _ in range(2)]
+    answers = [process.communicate(timeout=55) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], answers
+    documents = [json.loads(out) for out, _ in answers]
+    assert sorted(document["built"] for document in documents) == [False, True]
+    assert documents[0]["key"] == documents[1]["key"]
+
+
+@pytest.mark.parametrize(("how", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130)])
+def test_a_build_that_is_ended_half_way_leaves_nothing_whole_and_the_next_builds(
+    how: signal.Signals, code: int, bench: Bench
+) -> None:
+    path = str(bench.file("requirements.txt", requirements_txt(bench.pinned(ALPHA, BETA))))
+    process = bench.start("--from", path)
+    wait_for(lambda: list((bench.home / "environments").glob(".*.tmp/requirements.lock")))
+    os.kill(process.pid, how)
+    assert process.wait(timeout=30) == code
+    assert list_built(bench.home) == []
+    if how == signal.SIGINT:
+        assert bench.environments() == []
+    document = bench.build("--from", path)
+    assert document["built"]
+    assert bench.environments() == [document["key"]]
