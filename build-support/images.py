@@ -22,22 +22,26 @@ def base_image(name, packages=()):
     )
 
 
-def image_pexes(resolve, requirements, code, entry_point=None, script=None):
-    """`:dependencies`, all third-party packages, and `:code`, all of ours: a line of ours changes the second only."""
-    program = {"script": script} if script else {"entry_point": entry_point}
+def image_pexes(resolve, requirements, code, code_resolve=None, **program):
+    """`:dependencies`, all third-party packages, and `:code`, all of ours: a line of ours changes the second only.
+
+    `program`: `entry_point` or `script`, as a pex_binary takes it. With a `code_resolve` of its own, our code says nothing
+    about the packages: `requirements` are all of them.
+    """
+    is_apart = code_resolve is not None
     pex_binary(  # noqa: F821
         name="dependencies",
         resolve=resolve,
-        dependencies=[*requirements, *code],
+        dependencies=[*requirements, *([] if is_apart else code)],
         include_sources=False,
         include_tools=True,
         layout="packed",
-        **program,
+        **({} if is_apart else program),
     )
     if code:
         pex_binary(  # noqa: F821
             name="code",
-            resolve=resolve,
+            resolve=code_resolve or resolve,
             dependencies=list(code),
             include_requirements=False,
             include_tools=True,

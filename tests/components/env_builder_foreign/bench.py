@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from components.env_builder_foreign.wheels import Pinned, Wheel
 from tunewright.env_builder.foreign import command
 
 PROGRAM = command.__name__
+BOOTSTRAP = Path("build-support/bootstrap")
 
 
 @dataclass(frozen=True)
@@ -63,13 +65,32 @@ class Bench:
 
     def build(self, *arguments: str, **variables: str) -> dict[str, Any]:
         """The document of a build."""
-        document: dict[str, Any] = json.loads(self.call("--json", *arguments, **variables).stdout)
+        document: dict[str, Any] = json.loads(self.call("--json", *arguments, expect=0, **variables).stdout)
         return document
 
     def environments(self) -> list[str]:
         """What looks like an environment, whole or half."""
         directory = self.home / "environments"
         return sorted(path.name for path in directory.iterdir() if path.is_dir()) if directory.exists() else []
+
+
+def make_bench(directory: Path) -> Bench:
+    """A checkout with nothing in it: enough for what is refused, and for plans."""
+    bench = Bench(directory / "project", directory / "home", directory / "links")
+    (bench.root / ".git").mkdir(parents=True)
+    bench.home.mkdir()
+    bench.links.mkdir()
+    return bench
+
+
+def give_pex(bench: Bench, pex_program: Path, pex_root: Path) -> Bench:
+    """The checkout has the pinned Pex, and the home a place where it is unpacked already."""
+    shutil.copytree(BOOTSTRAP, bench.root / BOOTSTRAP)
+    made = bench.root / ".pants.bootstrap.d" / pex_program.name
+    made.parent.mkdir()
+    made.symlink_to(pex_program)
+    (bench.home / "pex_root").symlink_to(pex_root)
+    return bench
 
 
 def run_in(document: dict[str, Any], program: str) -> str:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from components.env_builder_foreign.bench import Bench
+from components.env_builder_foreign.bench import BOOTSTRAP, Bench, give_pex, make_bench
 from tunewright.env_builder.interpreter import find_base_interpreter
-
-BOOTSTRAP = Path("build-support/bootstrap")
 
 
 @pytest.fixture(scope="session")
@@ -44,19 +41,10 @@ def pex_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def bare_bench(tmp_path: Path) -> Bench:
     """A checkout with nothing in it: enough for what is refused, and for plans."""
-    bench = Bench(tmp_path / "project", tmp_path / "home", tmp_path / "links")
-    (bench.root / ".git").mkdir(parents=True)
-    bench.home.mkdir()
-    bench.links.mkdir()
-    return bench
+    return make_bench(tmp_path)
 
 
 @pytest.fixture
 def bench(bare_bench: Bench, pex_program: Path, pex_root: Path) -> Bench:
     """A checkout that has the pinned Pex, and a home."""
-    shutil.copytree(BOOTSTRAP, bare_bench.root / BOOTSTRAP)
-    made = bare_bench.root / ".pants.bootstrap.d" / pex_program.name
-    made.parent.mkdir()
-    made.symlink_to(pex_program)
-    (bare_bench.home / "pex_root").symlink_to(pex_root)
-    return bare_bench
+    return give_pex(bare_bench, pex_program, pex_root)

@@ -5,16 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from components.env_builder_foreign import wheels
-from components.env_builder_foreign.bench import Bench, run_in
+from components.env_builder_foreign.bench import Bench, give_pex, make_bench, run_in
 from components.env_builder_foreign.wheels import Pinned, Wheel, requirements_txt
 from tunewright.contracts.errors import IntegrityError
 from tunewright.env_builder.foreign.imported import read_imported
@@ -39,9 +41,28 @@ FORMATS: dict[str, Callable[[Sequence[Pinned]], str]] = {
 }
 
 
-def build_alpha(bench: Bench, *arguments: str, **variables: str) -> dict[str, Any]:
-    path = bench.file("requirements.txt", requirements_txt(bench.pinned(ALPHA, BETA)))
-    return bench.build("--from", str(path), *arguments, **variables)
+@dataclass(frozen=True)
+class Built:
+    """An environment that several tests look at."""
+
+    bench: Bench
+    pinned: list[Pinned]
+    document: dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory, pex_program: Path, pex_root: Path) -> Built:
+    """Built once; where its wheels come from, pip's configuration file says."""
+    directory = tmp_path_factory.mktemp("built")
+    bench = give_pex(make_bench(directory), pex_program, pex_root)
+    pinned = bench.pinned(ALPHA, BETA)
+    path = bench.file("requirements.txt", requirements_txt(pinned))
+    (directory / "pip.conf").write_text(f"[global]\nfind-links = {bench.links}\nno-index = true\n")
+    configured = {"PIP_CONFIG_FILE": str(directory / "pip.conf"), "PIP_FIND_LINKS": "", "PIP_NO_INDEX": ""}
+    document = bench.build("--from", str(path), **configured)
+    for wheel in bench.links.iterdir():
+        wheel.unlink()  # nothing could be built from here on
+    return Built(bench, pinned, document)
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -53,55 +74,58 @@ def test_an_environment_of_each_format_starts_with_its_packages(name: str, bench
     assert (document["built"], document["pins"], document["from"]["format"]) == (True, 2, name)
 
 
-def test_the_record_vouches_for_every_wheel_as_the_lock_has_it(bench: Bench) -> None:
-    pinned = bench.pinned(ALPHA, BETA)
-    document = bench.build("--from", str(bench.file("requirements.txt", requirements_txt(pinned))))
-    place = find_place(bench.home, document["key"][:12])
-    built = verify_built(place)
-    assert built.sha256 == document["sha256"]
-    digests = {Path(record.file).name: record.sha256 for record in built.files}
-    assert {one.wheel.file: one.sha256 for one in pinned}.items() <= digests.items()
+def test_the_record_vouches_for_every_wheel_as_the_lock_has_it(built: Built) -> None:
+    place = find_place(built.bench.home, built.document["key"][:12])
+    environment = verify_built(place)
+    assert environment.sha256 == built.document["sha256"]
+    digests = {Path(record.file).name: record.sha256 for record in environment.files}
+    assert {one.wheel.file: one.sha256 for one in built.pinned}.items() <= digests.items()
     record = read_imported(place.directory)
     assert record is not None
     assert [(wheel.name, wheel.built_here) for wheel in record.wheels] == [("alpha", False), ("beta", False)]
     lock = (place.directory / "requirements.lock").read_bytes()
-    assert document["lock_digest"] == hashlib.sha256(lock).hexdigest()
+    assert built.document["lock_digest"] == hashlib.sha256(lock).hexdigest()
 
 
-def test_a_changed_byte_is_found_and_named(bench: Bench) -> None:
-    document = build_alpha(bench)
-    wheel = Path(document["reference"]) / ".deps" / ALPHA.file
-    wheel.write_bytes(wheel.read_bytes() + b"x")
-    with pytest.raises(IntegrityError, match=ALPHA.file):
-        verify_built(find_place(bench.home, document["key"]))
+def test_a_changed_byte_is_found_and_named(built: Built) -> None:
+    wheel = Path(built.document["reference"]) / ".deps" / ALPHA.file
+    before = wheel.read_bytes()
+    wheel.write_bytes(before + b"x")
+    try:
+        with pytest.raises(IntegrityError, match=ALPHA.file):
+            verify_built(find_place(built.bench.home, built.document["key"]))
+    finally:
+        wheel.write_bytes(before)
 
 
-def test_it_is_listed_with_the_others_and_found_by_its_path(bench: Bench) -> None:
-    document = build_alpha(bench)
-    assert [built.key for built in list_built(bench.home)] == [document["key"]]
-    assert find_place(bench.home, document["reference"]).key == document["key"]
+def test_it_is_listed_with_the_others_and_found_by_its_path(built: Built) -> None:
+    assert [one.key for one in list_built(built.bench.home)] == [built.document["key"]]
+    assert find_place(built.bench.home, built.document["reference"]).key == built.document["key"]
 
 
-def test_it_is_found_again_without_building_also_from_another_format(bench: Bench) -> None:
-    pinned = bench.pinned(ALPHA, BETA)
-    first = bench.build("--from", str(bench.file("requirements.txt", requirements_txt(pinned))))
-    (bench.links / ALPHA.file).unlink()  # nothing could be built from here on
-    second = bench.build("--from", str(bench.file("uv.lock", wheels.uv_lock(pinned))))
-    assert (first["built"], second["built"]) == (True, False)
-    assert (first["key"], first["sha256"]) == (second["key"], second["sha256"])
+@pytest.mark.parametrize("name", ["requirements.txt", "uv.lock", "pylock.toml", "poetry.lock"])
+def test_it_is_found_again_without_building_from_every_format(name: str, built: Built) -> None:
+    again = built.bench.build("--from", str(built.bench.file(name, FORMATS[name](built.pinned))))
+    assert (built.document["built"], again["built"]) == (True, False)
+    assert {**again, "built": True, "from": {}, "left_out": []} == {**built.document, "from": {}, "left_out": []}
 
 
-def test_another_home_gives_the_same_bytes(bench: Bench, tmp_path: Path) -> None:
-    first = build_alpha(bench)
-    second = build_alpha(bench, TUNEWRIGHT_HOME=str(tmp_path / "another"), TMPDIR=str(tmp_path), HOME=str(tmp_path))
-    assert second["built"]
-    assert (first["key"], first["sha256"]) == (second["key"], second["sha256"])
+def test_a_home_that_moved_is_used_where_it_is_now(built: Built, tmp_path: Path) -> None:
+    shutil.copytree(built.bench.home / "environments", tmp_path / "environments", symlinks=True)
+    path = str(built.bench.file("requirements.txt", requirements_txt(built.pinned)))
+    again = built.bench.build("--from", path, TUNEWRIGHT_HOME=str(tmp_path))
+    assert not again["built"]
+    assert (
+        again["command"][1] == again["reference"] == str(tmp_path / "environments" / again["key"] / "environment.pex")
+    )
 
 
-def test_what_pip_is_configured_with_counts(bench: Bench, tmp_path: Path) -> None:
-    (tmp_path / "pip.conf").write_text(f"[global]\nfind-links = {bench.links}\nno-index = true\n")
-    document = build_alpha(bench, PIP_CONFIG_FILE=str(tmp_path / "pip.conf"), PIP_FIND_LINKS="", PIP_NO_INDEX="")
-    assert document["built"]
+def test_another_home_gives_the_same_bytes(built: Built, bench: Bench, tmp_path: Path) -> None:
+    path = bench.file("requirements.txt", requirements_txt(bench.pinned(ALPHA, BETA)))
+    (bench.home / "pex_root").unlink()
+    again = bench.build("--from", str(path), TMPDIR=str(tmp_path), HOME=str(tmp_path))
+    assert again["built"]
+    assert (again["key"], again["sha256"]) == (built.document["key"], built.document["sha256"])
 
 
 def test_pins_without_hashes_get_those_of_what_was_installed_and_keep_them(bench: Bench) -> None:
@@ -187,9 +211,7 @@ def test_two_processes_build_it_once(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize(("how", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130)])
-def test_a_build_that_is_ended_half_way_leaves_nothing_whole_and_the_next_builds(
-    how: signal.Signals, code: int, bench: Bench
-) -> None:
+def test_a_build_that_is_ended_half_way_leaves_nothing_whole(how: signal.Signals, code: int, bench: Bench) -> None:
     path = str(bench.file("requirements.txt", requirements_txt(bench.pinned(ALPHA, BETA))))
     process = bench.start("--from", path)
     wait_for(lambda: list((bench.home / "environments").glob(".*.tmp/requirements.lock")))
@@ -198,6 +220,7 @@ def test_a_build_that_is_ended_half_way_leaves_nothing_whole_and_the_next_builds
     assert list_built(bench.home) == []
     if how == signal.SIGINT:
         assert bench.environments() == []
+        return
     document = bench.build("--from", path)
     assert document["built"]
     assert bench.environments() == [document["key"]]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tunewright.contracts.errors import NotFound
@@ -80,8 +81,9 @@ def dirty_patch(root: Path) -> bytes:
         return os.fsencode(run_git(root, "diff", *plain, "HEAD", index=index))
 
 
-def committed_files(root: Path, commit: str, paths: Sequence[str]) -> dict[str, str]:
-    """Every file of `commit` below `paths`, with its mode and blob id."""
+@functools.cache
+def committed_files(root: Path, commit: str, paths: tuple[str, ...]) -> Mapping[str, str]:
+    """Every file of `commit` below `paths`, with its mode and blob id. A commit never changes: asked once."""
     listing = run_git(root, "ls-tree", "-r", "-z", "--full-tree", commit, "--", *paths)
     entries = (entry.split("\t", 1) for entry in listing.split("\0") if entry)
     return {name: " ".join(described.split()[::2]) for described, name in entries}

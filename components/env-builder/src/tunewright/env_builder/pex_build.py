@@ -22,6 +22,7 @@ from tunewright.env_builder.checks import find_project_problems, refuse
 from tunewright.env_builder.inputs import OUTPUT_NAME, TARGET, EnvironmentInputs, inputs_of, lock_digest, pants_version
 from tunewright.env_builder.interpreter import VERSION_TEXT, find_base_interpreter, version_of
 from tunewright.env_builder.pants import inner_environment, run_logged
+from tunewright.env_builder.preflight import lock_findings
 from tunewright.env_builder.progress import say, showing
 from tunewright.env_builder.record import (
     PEX_NAME,
@@ -47,7 +48,7 @@ def ensure_pex(request: EnvironmentRequest) -> ProvidedEnvironment:
         return ProvidedEnvironment(_as_recorded(planned, found), built=False)
     if request.plan_only:
         return ProvidedEnvironment(planned, built=False)
-    refuse("the environment cannot be built here", find_project_problems(root, place.home))
+    refuse("the environment cannot be built here", [*find_project_problems(root, place.home), *lock_findings(root)])
     with held(place.lock, place.log):
         if found := read_built(place):
             return ProvidedEnvironment(_as_recorded(planned, found), built=False)

@@ -30,9 +30,11 @@ def tunewright_preflight(experiment: ResolvedExperiment) -> Sequence[Finding]:
     same findings. What no builder could mend, an unknown image or another state of a submodule, refuses the run.
     """
     from tunewright.contracts.preflight import Severity
-    from tunewright.env_builder.preflight import find_problems
+    from tunewright.env_builder.preflight import find_problems, is_there
 
     root, home, spec = Path(experiment.project_root), Path(experiment.home), experiment.spec.environment
+    if is_there(root, home, spec):
+        return []  # what is built was judged then
     found = find_problems(root, home, spec, asks_daemon=False)
     refusing = {"image-unknown", "submodule-not-at-commit"}
     return [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -27,7 +28,12 @@ def last_line(log: Path) -> str:
             lines = file.read().decode(errors="replace").split("\n")
     except OSError:
         return ""
-    return next((line.strip()[:_SHOWN_COLUMNS] for line in reversed(lines) if line.strip()), "")
+    return next((line.strip()[:_SHOWN_COLUMNS] for line in reversed(lines) if _says_something(line)), "")
+
+
+def _says_something(line: str) -> bool:
+    """Not empty, and none of BuildKit's lines that only name a step's digest."""
+    return bool(line.strip()) and not re.fullmatch(r"#\d+ (sha256:\S+|\.\.\.|DONE .*)?", line.strip())
 
 
 @contextmanager

@@ -28,6 +28,7 @@ from tunewright.env_builder.images.record import BuiltImage, read_image, write_i
 from tunewright.env_builder.images.start import python_version_of, start_once
 from tunewright.env_builder.images.targets import ImageTarget, find_target, is_base, is_target
 from tunewright.env_builder.inputs import EnvironmentInputs, inputs_of, lock_digest
+from tunewright.env_builder.preflight import checkout_findings, lock_findings
 from tunewright.env_builder.progress import say
 from tunewright.env_builder.record import EnvironmentPlace, ProvidedEnvironment
 
@@ -174,7 +175,8 @@ def _named(build: ImageBuild, daemon: Daemon, built: BuiltImage) -> BuiltImage:
 
 def _build(build: ImageBuild, daemon: Daemon) -> BuiltImage:
     """Package, build, start once, and only then tag and record."""
-    refuse("the image cannot be built here", find_image_problems(build.root, build.place.home, daemon, build.options))
+    findings = find_image_problems(build.root, build.place.home, daemon, build.options)
+    refuse("the image cannot be built here", [*findings, *lock_findings(build.root), *checkout_findings(build.root)])
     client = find_client()
     if client is None:
         raise no_client()
