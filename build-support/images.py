@@ -2,8 +2,15 @@
 # BUILD file; it may not import.
 
 
+def has_images():
+    """Whether images are to be thought of: `package ::` on a machine without Docker makes everything else."""
+    return not env("TUNEWRIGHT_WITHOUT_IMAGES", "")  # noqa: F821
+
+
 def base_image(name, packages=()):
     """Debian from `make-rootfs`, with `packages` beyond its own."""
+    if not has_images():
+        return
     shell_command(  # noqa: F821
         name=f"{name}-rootfs",
         command=" ".join(["./make-rootfs", "rootfs.tar", *packages]),
@@ -28,6 +35,8 @@ def image_pexes(resolve, requirements, code, code_resolve=None, **program):
     `program`: `entry_point` or `script`, as a pex_binary takes it. With a `code_resolve` of its own, our code says nothing
     about the packages: `requirements` are all of them.
     """
+    if not has_images():
+        return
     is_apart = code_resolve is not None
     pex_binary(  # noqa: F821
         name="dependencies",
@@ -52,6 +61,8 @@ def image_pexes(resolve, requirements, code, code_resolve=None, **program):
 
 def tunewright_image(title, version, lock, dependencies):
     """The image that the Dockerfile beside the BUILD file makes of `dependencies`, called as its folder."""
+    if not has_images():
+        return
     name = str(build_file_dir()).split("/")[-1]  # noqa: F821
     docker_image(  # noqa: F821
         name=name,

@@ -68,7 +68,7 @@ def refuse_other_bases() -> None:
 
 
 def installed(names: Iterable[str]) -> Iterator[Path]:
-    """The top-level entries in site-packages of each distribution called so, as its RECORD tells. A `*` stands for anything."""
+    """The top-level entries in site-packages of each distribution called so, by its RECORD. A `*` is anything."""
     for name in names:
         for record in sorted(SITE.glob(f"{name.replace('-', '_')}-*.dist-info/RECORD")):
             with record.open(newline="") as file:

@@ -123,6 +123,16 @@ def test_a_permission_given_later_fetches_only_what_it_allows(bench: Workbench) 
     assert bench.fetch(commit).was_there
 
 
+def test_a_permission_whose_fetch_fails_leaves_what_was_there(bench: Workbench) -> None:
+    commit = bench.hub.add(MODEL_ID, FILES)
+    first = bench.fetch(commit).manifest
+    bench.hub.fail(500, times=9, name="pytorch_model.bin")
+    with pytest.raises(Unavailable):
+        bench.fetch(commit, unsafe_weights=True)
+    assert verify_model(bench.place(commit)) == first
+    assert bench.fetch(commit).was_there
+
+
 def test_two_commits_share_what_they_have_in_common(bench: Workbench) -> None:
     first = bench.hub.add(MODEL_ID, FILES)
     second = bench.hub.add(MODEL_ID, {**FILES, "config.json": CONFIG + b" "})
@@ -168,6 +178,13 @@ def test_a_connection_lost_in_mid_file_is_taken_up_where_it_ended(bench: Workben
     starts = [call.start for call in bench.hub.calls if call.path.startswith("/large/")]
     assert starts == [0, 700_000, 1_000_000]
     assert "trying again" in str(bench.notes)
+
+
+def test_a_line_that_keeps_breaking_is_not_given_up_while_bytes_come(bench: Workbench) -> None:
+    commit = bench.hub.add(MODEL_ID, {"config.json": CONFIG, "model.safetensors": BIG})
+    bench.hub.cuts["model.safetensors"] = [200_000] * (3 * bench.client().retry.attempts)
+    bench.fetch(commit)
+    assert bench.hub.served["model.safetensors"] == len(BIG)
 
 
 def test_the_next_call_goes_on_where_the_last_one_gave_up(bench: Workbench) -> None:
@@ -499,6 +516,16 @@ def test_verify_names_what_differs_and_the_next_fetch_repairs_it(damage: str, be
     named.unlink(missing_ok=True)
     bench.fetch(commit)
     assert verify_model(place)
+
+
+def test_a_damaged_model_is_not_vouched_for_while_it_is_repaired(bench: Workbench) -> None:
+    commit = bench.hub.add(MODEL_ID, FILES)
+    bench.fetch(commit)
+    bench.place(commit).blob(blob_name("model.safetensors", WEIGHTS)).unlink()
+    bench.hub.fail(500, times=9, name="model.safetensors")
+    with pytest.raises(Unavailable):
+        bench.fetch(commit)
+    assert read_manifest(bench.place(commit)) is None
 
 
 def test_a_blob_that_was_shortened_is_fetched_again_without_being_removed(bench: Workbench) -> None:

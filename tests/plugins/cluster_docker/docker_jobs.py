@@ -161,6 +161,7 @@ class Relay:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._daemon = docker_host().removeprefix("unix://")
         self._connections: list[socket.socket] = []
         self.open()
 
@@ -192,7 +193,7 @@ class Relay:
             except OSError:
                 return
             far = socket.socket(socket.AF_UNIX)
-            far.connect(docker_host().removeprefix("unix://") if self.host != docker_host() else "/var/run/docker.sock")
+            far.connect(self._daemon)
             self._connections += [near, far]
             for source, target in ((near, far), (far, near)):
                 threading.Thread(target=self._pass_on, args=(source, target), daemon=True).start()

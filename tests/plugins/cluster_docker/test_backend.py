@@ -7,6 +7,7 @@ import io
 import json
 import os
 import tarfile
+import tempfile
 import time
 import uuid
 from collections.abc import Iterator
@@ -201,12 +202,12 @@ def test_a_run_directory_that_is_deleted_takes_its_containers_with_it(home: Path
 
 
 @pytest.fixture
-def relay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Relay]:
+def relay() -> Iterator[Relay]:
     """The daemon, in a place where it can go away."""
-    path = Path("/tmp", f"tunewright-relay-{uuid.uuid4().hex[:8]}.sock")  # a socket's path has 107 bytes at most
-    relay = Relay(path)
-    yield relay
-    relay.close()
+    with tempfile.TemporaryDirectory() as directory:  # a socket's path has 107 bytes at most: `tmp_path` may be longer
+        relay = Relay(Path(directory, "docker.sock"))
+        yield relay
+        relay.close()
 
 
 def test_a_daemon_that_goes_away_is_told_and_one_that_comes_back_goes_on(

@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import json
 import os
+import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -102,14 +104,19 @@ def test_where_nobody_knows_the_secret_any_more_there_is_no_retry_and_a_word_of_
     assert log(handle) == b"up\n"
 
 
-def test_the_start_program_gives_every_byte_of_every_secret(tmp_path: Path) -> None:
+SHELLS = (["/bin/sh"], ["dash"], ["bash", "--posix"], ["busybox", "sh"])
+SHELLS_HERE = [shell for shell in SHELLS if shutil.which(shell[0])]
+
+
+@pytest.mark.parametrize("shell", SHELLS_HERE, ids=" ".join)
+def test_the_start_program_gives_every_byte_of_every_secret(tmp_path: Path, shell: list[str]) -> None:
     secrets = {
         "ALL": os.fsdecode(bytes(range(1, 256))), "EMPTY": "", "LINES": "\n\na\n\n", "PERCENT": "%s %d \\n", "X": "x",
     }  # fmt: skip
     script = "import json, os; print(json.dumps({k: os.environ.get(k) for k in " + repr(list(secrets)) + "}))"
     output = tmp_path / "log"
     done = subprocess.run(
-        ["/bin/sh", "-c", WITH_SECRETS, str(output), "python3", "-c", script],
+        [*shell, "-c", WITH_SECRETS, str(output), sys.executable, "-I", "-X", "utf8", "-c", script],
         input=secrets_text(secrets), capture_output=True, check=True, env={"PATH": os.environ["PATH"]},
     )  # fmt: skip
     assert json.loads(output.read_text()) == secrets

@@ -113,9 +113,15 @@ def ensure_model(
     with full_disk_in_words(place.hub, _FULL_HINT), _held(place):
         if found := find_model(place, permissions):
             return FetchedModel(found, place, 0, was_there=True)
-        # Taken away first: it must not vouch for what is not whole.
-        place.manifest.unlink(missing_ok=True)
+        _withdraw_unless_whole(place)
         return _fetch(plan, client, progress)
+
+
+def _withdraw_unless_whole(place: ModelPlace) -> None:
+    """A manifest must not vouch for what is damaged. Where only more was allowed, it goes on vouching for the rest."""
+    manifest = read_manifest(place)
+    if manifest is not None and not looks_whole(place, manifest):
+        place.manifest.unlink()
 
 
 def find_model(place: ModelPlace, permissions: Permissions) -> ModelManifest | None:
