@@ -162,6 +162,7 @@ class Gate:
             if is_refused:
                 return
             with suppress(OSError), socket.create_connection(("127.0.0.1", self.to_port), 10) as server:
+                server.settimeout(None)
                 back = threading.Thread(target=self._copy, args=(server, client, False), daemon=True)
                 back.start()
                 self._copy(client, server, True)

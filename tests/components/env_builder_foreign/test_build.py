@@ -178,6 +178,14 @@ def test_a_package_that_no_index_has_is_refused_in_pips_own_words(bench: Bench) 
     assert bench.environments() == []
 
 
+def test_a_source_archive_is_built_here_and_said_to_be(bench: Bench) -> None:
+    bench.pinned(Wheel("wheel", "0.37.1"))  # what Pex's own pip wants to be there before it builds anything
+    pinned = wheels.write_source_archive(bench.links, "gamma", "1.0")
+    document = bench.build("--from", str(bench.file("requirements.txt", requirements_txt([pinned]))))
+    assert run_in(document, "import gamma; print(gamma.VERSION)") == "1.0"
+    assert "gamma 1.0 was built here from its source archive" in document["notes"]
+
+
 def test_what_a_package_lacks_is_a_note_and_no_surprise(bench: Bench) -> None:
     path = bench.file("uv.lock", wheels.uv_lock(bench.pinned(ALPHA)))
     document = bench.build("--from", str(path))

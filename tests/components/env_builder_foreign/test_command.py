@@ -98,6 +98,12 @@ def test_a_wrong_file_ends_with_one_clear_error(
     assert list(bare_bench.home.iterdir()) == []
 
 
+@pytest.mark.parametrize("option", [("--extra", "x"), ("--group", "x"), ("--allow-unpinned",), ("--dry-run",)])
+def test_an_option_that_means_nothing_without_a_file_is_refused(option: tuple[str, ...], bare_bench: Bench) -> None:
+    refused = bare_bench.call(*option, expect=64)
+    assert "go with --from FILE" in refused.stderr
+
+
 def test_the_options_alone_load_nothing_heavy() -> None:
     program = (
         f"import sys, {options.__name__}; print([one for one in ('packaging', 'yaml', 'rich') if one in sys.modules])"

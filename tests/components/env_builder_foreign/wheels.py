@@ -4,12 +4,29 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import json
+import tarfile
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+# Builds the wheel with nothing but itself: no other package, no network.
+_BACKEND = """
+import pathlib, zipfile
+
+def build_wheel(directory, config_settings=None, metadata_directory=None):
+    file = "{name}-{version}-py3-none-any.whl"
+    info = "{name}-{version}.dist-info"
+    with zipfile.ZipFile(pathlib.Path(directory) / file, "w") as archive:
+        archive.writestr("{name}.py", "VERSION = '{version}'")
+        archive.writestr(info + "/METADATA", "Metadata-Version: 2.1\\nName: {name}\\nVersion: {version}\\n")
+        archive.writestr(info + "/WHEEL", {wheel!r})
+        archive.writestr(info + "/RECORD", "{name}.py,,\\n" + info + "/METADATA,,\\n" + info + "/WHEEL,,\\n")
+    return file
+"""
+_BUILD_SYSTEM = '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
 _WHEEL = "Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 _INDEX = "https://example.invalid/simple"
@@ -45,6 +62,23 @@ class Wheel:
             for name, text in files.items():
                 archive.writestr(zipfile.ZipInfo(name, _EPOCH), text)
         return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def write_source_archive(directory: Path, name: str, version: str) -> Pinned:
+    """A source archive that knows how to build its wheel; its digest is what a lock would have."""
+    base = f"{name}-{version}"
+    files = {
+        f"{base}/PKG-INFO": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
+        f"{base}/pyproject.toml": _BUILD_SYSTEM,
+        f"{base}/backend.py": _BACKEND.format(name=name, version=version, wheel=_WHEEL),
+    }
+    path = directory / f"{base}.tar.gz"
+    with tarfile.open(path, "w:gz") as archive:
+        for member, text in files.items():
+            described = tarfile.TarInfo(member)
+            described.size = len(text.encode())
+            archive.addfile(described, io.BytesIO(text.encode()))
+    return Pinned(Wheel(name, version), hashlib.sha256(path.read_bytes()).hexdigest())
 
 
 def _record_line(file: tuple[str, str]) -> str:

@@ -6,7 +6,7 @@ import fcntl
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -75,14 +75,20 @@ def packaged(root: Path, key: str, log: Path, targets: Sequence[str], tmpdir: Pa
     command = package_command(pants, distdir.as_posix(), *targets)
     environment = package_environment(os.environ) | ({"TMPDIR": str(tmpdir)} if tmpdir else {})
     try:
-        with showing("packaging", log) as tick:
-            log_command(log, command)
-            code = run_logged(command, root, environment, log, tick)
-        if code != 0:
-            raise failed(f"`{' '.join(command)}` ended with {code}", log)
+        (root / distdir).mkdir(parents=True, exist_ok=True)
+        if targets:  # an image may hold files only
+            _run_pants(command, root, environment, log)
         yield root / distdir
     finally:
         remove(root / distdir)
+
+
+def _run_pants(command: list[str], root: Path, environment: Mapping[str, str], log: Path) -> None:
+    log_command(log, command)
+    with showing("packaging", log) as tick:
+        code = run_logged(command, root, environment, log, tick)
+    if code != 0:
+        raise failed(f"`{' '.join(command)}` ended with {code}", log)
 
 
 def log_command(log: Path, command: Sequence[str]) -> None:

@@ -8,6 +8,8 @@ from tunewright.contracts.command_line import LazyGroup, run_command_line, versi
 
 _COMMANDS = "tunewright.env_builder.commands"
 
+_MODELS = "tunewright.env_builder.models.command"
+
 _LAZY = {
     "check": (f"{_COMMANDS}.check:check", "Show what speaks against building here."),
     "build": (f"{_COMMANDS}.build:build", "Build the environment, or find it where it was built before."),
@@ -17,6 +19,9 @@ _LAZY = {
     "save": (f"{_COMMANDS}.archives:save", "Write an image to an archive, for machines that reach nothing."),
     "load": (f"{_COMMANDS}.archives:load", "Load an image from such an archive."),
     "compose": (f"{_COMMANDS}.compose:compose", "Write a compose file that mirrors a run's job."),
+    "fetch-model": (f"{_MODELS}:fetch_model", "Fetch a model of the hub at a commit, verified."),
+    "list-models": (f"{_MODELS}:list_models_command", "List the models that were fetched."),
+    "verify-model": (f"{_MODELS}:verify_model_command", "Read every byte of a fetched model again."),
     "clean": (f"{_COMMANDS}.clean:clean", "Remove environments by age and size."),
 }
 

@@ -109,8 +109,7 @@ def ensure_foreign_environment(request: ForeignRequest) -> ForeignEnvironment:
         notes = (*notes, *_notes_about(lock, pins, resolution))
     place = EnvironmentPlace(request.home, key_of(pins))
     found, was_built = _ensure(request, place, lock, pins, target)
-    record = read_imported(place.directory)
-    return ForeignEnvironment(lock, pins, found, was_built, (*notes, *(record.unmet if record else ())))
+    return ForeignEnvironment(lock, pins, found, was_built, (*notes, *_notes_of(read_imported(place.directory))))
 
 
 def _planned(request: ForeignRequest, lock: ForeignLock) -> ForeignEnvironment:
@@ -146,6 +145,17 @@ def _as_recorded(planned: EnvironmentRef, found: BuiltEnvironment) -> Environmen
     """What was built, at the place where it lies now: a home may have moved since."""
     now = {"reference": planned.reference, "command": planned.command, "variables": planned.variables}
     return found.plain.model_copy(update=now)
+
+
+def _notes_of(record: ImportedRecord | None) -> list[str]:
+    """What there is to know about an environment, whichever file led to it."""
+    if record is None:
+        return []
+    made = [wheel for wheel in record.wheels if wheel.built_here]
+    return [
+        *(f"{wheel.name} {wheel.version} was built here from its source archive" for wheel in made),
+        *record.unmet,
+    ]
 
 
 def _notes_about(lock: ForeignLock, pins: tuple[ForeignPin, ...], resolution: Resolution) -> list[str]:

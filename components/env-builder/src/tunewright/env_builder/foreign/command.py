@@ -13,8 +13,7 @@ from tunewright.contracts.experiment_file import find_home, find_project_root
 from tunewright.contracts.files import json_text
 from tunewright.env_builder.foreign.build import ForeignEnvironment, ForeignRequest, ensure_foreign_environment
 from tunewright.env_builder.foreign.key import requirements_text
-from tunewright.env_builder.foreign.lock import SourceKind
-from tunewright.env_builder.foreign.options import foreign_options
+from tunewright.env_builder.foreign.options import ForeignOptions, foreign_options
 from tunewright.env_builder.foreign.target import Selection
 from tunewright.env_builder.progress import say
 
@@ -24,49 +23,33 @@ _WIDEST = 48
 @click.command(name="build")
 @foreign_options
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
-def build_from(
-    source: Path | None,
-    extras: tuple[str, ...],
-    groups: tuple[str, ...],
-    allow_unpinned: bool,
-    source_format: SourceKind | None,
-    dry_run: bool,
-    as_json: bool,
-) -> None:
+def build_from(foreign: ForeignOptions, as_json: bool) -> None:
     """Build an environment of what another project's lock names, or find it where it was built before."""
-    if source is None:
-        raise UsageError("--from FILE is missing")
-    run_build_from(source, extras, groups, allow_unpinned, source_format, dry_run, as_json)
+    run_build_from(foreign, as_json)
 
 
-def run_build_from(
-    source: Path,
-    extras: tuple[str, ...],
-    groups: tuple[str, ...],
-    allow_unpinned: bool,
-    source_format: SourceKind | None,
-    dry_run: bool,
-    as_json: bool,
-) -> None:
+def run_build_from(foreign: ForeignOptions, as_json: bool) -> None:
     """What `build --from` does: the environment (in a dry run the lock) on stdout, what is left out on stderr."""
+    if foreign.source is None:
+        raise UsageError("--from FILE is missing")
     root = find_project_root(Path.cwd() / "here")
     request = ForeignRequest(
-        source=source,
+        source=foreign.source,
         project_root=root,
         home=find_home(root),
-        selection=Selection.of(extras, groups),
-        allow_unpinned=allow_unpinned,
-        kind=source_format,
-        plan_only=dry_run,
+        selection=Selection.of(foreign.extras, foreign.groups),
+        allow_unpinned=foreign.allow_unpinned,
+        kind=foreign.source_format,
+        plan_only=foreign.dry_run,
     )
     environment = ensure_foreign_environment(request)
     if as_json:
-        click.echo(json_text(_document(environment, dry_run)), nl=False)
-    elif dry_run:
+        click.echo(json_text(_document(environment, foreign.dry_run)), nl=False)
+    elif foreign.dry_run:
         click.echo(_plan_text(environment), nl=False)
     elif environment.reference is not None:
         click.echo(environment.reference.reference)
-    _tell(environment, dry_run)
+    _tell(environment, foreign.dry_run)
 
 
 def _document(environment: ForeignEnvironment, dry_run: bool) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tomllib
 from typing import Any, TypeVar
 
-import yaml  # type: ignore[import-untyped]
+import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tunewright.contracts.errors import InvalidExperiment, Problem

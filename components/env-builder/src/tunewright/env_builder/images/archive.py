@@ -42,7 +42,7 @@ def save_image(daemon: Daemon, built: BuiltImage, archive: Path) -> str:
     sum_file(archive).unlink(missing_ok=True)
     try:
         with temporary.open("wb") as file, compressor.stream_writer(file, closefd=False) as writer:
-            for piece in _shown(daemon.client.api.get_image(built.names[0]), f"saving {archive.name}", built.bytes):
+            for piece in _shown(daemon.client.api.get_image(built.image_id), f"saving {archive.name}", built.bytes):
                 writer.write(piece)
             writer.flush(zstandard.FLUSH_FRAME)
             file.flush()
@@ -102,7 +102,9 @@ def _record_of(archive: Path) -> BuiltImage:
 
 
 def _kept(record: BuiltImage, image: LocalImage, home: Path) -> BuiltImage:
-    """The record in this home: the image came in an archive, and no registry is near."""
+    """The record in this home, and its names: the image came in an archive, and no registry is near."""
+    for name in record.names:
+        daemon.tag(image.image_id, name)
     kept = record.model_copy(
         update={"found_in": "archive", "reference": image.image_id, "repo_digests": image.repo_digests}
     )

@@ -65,7 +65,7 @@ class ImageBuild:
             kind="image",
             key=self.inputs.key,
             reference=self.name.at_commit(self.request.code, self.inputs.key),
-            command=self.target.command,
+            command=self.target.command_in(self.root),
             lock_digest=lock_digest(self.root, self.target.resolve),
         )
 
@@ -156,7 +156,7 @@ def _find(build: ImageBuild, daemon: Daemon) -> BuiltImage | None:
     if found is None:
         return None
     built = _record_of(build, daemon, found, found_in=where)
-    write_image(build.place, built)
+    write_image(build.place, built, _patch(build))
     say(f"image {found.image_id[7:19]} is there ({where.partition(':')[0]})")
     return _named(build, daemon, built)
 
@@ -202,7 +202,7 @@ def _build(build: ImageBuild, daemon: Daemon) -> BuiltImage:
             )
             image_id = build_image(client, request, build.place.log)
         refuse_other_tree(build.root, build.request, build.inputs)
-        start_once(daemon, image_id, build.target.command, build.place.log)
+        start_once(daemon, image_id, build.planned.command, build.place.log)
     image = daemon.find(image_id)
     assert image is not None, "the daemon has just made it"
     return _keep(build, daemon, image, seconds[0], bases)
@@ -213,11 +213,15 @@ def _keep(
 ) -> BuiltImage:
     """Tag it and write its record. Before this nobody finds it: a build that is cut short leaves layers only."""
     built = _record_of(build, daemon, image, seconds=seconds, bases=bases)
-    patch = dirty_patch(build.root) if build.request.code.dirty else b""
     remove(build.place.directory)
-    write_image(build.place, built, patch)
+    write_image(build.place, built, _patch(build))
     say(f"image {image.image_id[7:19]} built in {seconds:.0f} s: {image.bytes / 2**20:.0f} MiB")
     return _named(build, daemon, built)
+
+
+def _patch(build: ImageBuild) -> bytes:
+    """What the tree has beyond its commit, to be kept beside the record."""
+    return dirty_patch(build.root) if build.request.code.dirty else b""
 
 
 def _record_of(

@@ -64,8 +64,11 @@ class Daemon:
             return None
 
     def find_by_key(self, key: str) -> LocalImage | None:
-        """The image that was built from these inputs, the newest where there are several."""
-        found = self.client.api.images(filters={"label": f"{labels.KEY}={key}"})
+        """The image that was built from these inputs, the newest where there are several.
+
+        One without a name does not count: it is tagged once it is known to start.
+        """
+        found = self.client.api.images(filters={"label": f"{labels.KEY}={key}", "dangling": False})
         newest = sorted(found, key=lambda one: int(one["Created"]))
         return self.find(newest[-1]["Id"]) if newest else None
 

@@ -74,10 +74,15 @@ class ImageTarget:
 
     @property
     def command(self) -> tuple[str, ...]:
-        """The program that runs in it, without the init process before it."""
+        """The program its own ENTRYPOINT names, without the init process before it. Empty without one."""
         match = _ENTRYPOINT.search(self.dockerfile)
         words = json.loads(match[1]) if match else []
         return tuple(words[2:] if words[:2] == ["tini", "--"] else words)
+
+    def command_in(self, root: Path) -> tuple[str, ...]:
+        """The program that runs in it: its own, or that of the image it starts from."""
+        lower = (find_target(root, address) for address in self.bases.values() if not is_base(address))
+        return self.command or next((target.command_in(root) for target in lower), ())
 
     @property
     def resolve(self) -> str:
