@@ -43,8 +43,12 @@ def check(home: Path) -> None:
     assert end < start * 2 / 3, f"the quickstart's loss fell from {start:.3f} to {end:.3f}: by less than a third"
     assert model_bytes(first), "the quickstart left no weights"
     assert model_bytes(first) == model_bytes(second), "two launches of one experiment gave different weights"
+    killed = runs / "quickstart-killed"
+    assert read(killed / "provenance.json")["outcome"]["attempt"] == 1, "the killed container was not started again"
+    assert model_bytes(first) == model_bytes(killed), "Docker gave other weights than this machine itself"
     environments = [entry for entry in (home / "environments").iterdir() if (entry / "environment.json").exists()]
-    assert len(environments) == 1, f"one commit, but {len(environments)} environments"
+    kinds = sorted(read(entry / "environment.json")["kind"] for entry in environments)
+    assert kinds == ["image", "image", "pex"], f"one commit, a PEX and two images, but {kinds}"
     assert all((runs / name / "model" / "adapter_config.json").exists() for name in ("lora", "qlora"))
 
 

@@ -24,7 +24,7 @@ def need_docker() -> None:
 
 
 def need_base_image() -> str:
-    """The base image, made where it is not there yet: half a minute, once a machine. Skips or fails as `need_docker`."""
+    """The base image, made where it is not there yet: half a minute, once. Skips or fails as `need_docker`."""
     need_docker()
     if problem := _base_problem():
         _refuse(f"needs the base image {BASE_IMAGE}: {problem}")

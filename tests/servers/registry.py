@@ -134,8 +134,13 @@ class Gate:
     refuses: int = 0
     """So many of the next connections are closed at once."""
 
-    cut_after_bytes: int | None = None
-    """A connection that sent so much to the server is closed. None: none is."""
+    cuts: int = 0
+    """So many connections are closed once they have sent `cut_after_bytes`."""
+
+    cut_after_bytes: int = 0
+
+    closes_at: bytes = b""
+    """A connection that sends this is closed before the server gets it. Empty: none is."""
 
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -168,21 +173,36 @@ class Gate:
                 self._copy(client, server, True)
                 back.join(10)
 
+    def _is_cut(self, sent_bytes: int, copied_bytes: int) -> bool:
+        with self.lock:
+            self.sent_bytes += sent_bytes
+            is_cut = self.cuts > 0 and copied_bytes >= self.cut_after_bytes
+            self.cuts -= is_cut
+            return is_cut
+
     def _copy(self, source: socket.socket, target: socket.socket, is_upwards: bool) -> None:
         copied = 0
         with suppress(OSError):
             while piece := source.recv(_PIECE_BYTES):
+                if is_upwards and self.closes_at and self.closes_at in piece:
+                    break
                 target.sendall(piece)
                 copied += len(piece)
-                if not is_upwards:
-                    continue
-                with self.lock:
-                    self.sent_bytes += len(piece)
-                if self.cut_after_bytes is not None and copied >= self.cut_after_bytes:
+                if is_upwards and self._is_cut(len(piece), copied):
                     break
         for one in (source, target):
             with suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)
+
+
+    @contextmanager
+    def damaged(self, *, refuses: int = 0, cuts: int = 0, cut_after_bytes: int = 0, closes_at: bytes = b"") -> Iterator[None]:
+        """The way is as told, and afterwards as it was."""
+        self.refuses, self.cuts, self.cut_after_bytes, self.closes_at = refuses, cuts, cut_after_bytes, closes_at
+        try:
+            yield
+        finally:
+            self.refuses, self.cuts, self.cut_after_bytes, self.closes_at = 0, 0, 0, b""
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from servers.docker_engine import need_base_image
-from servers.registry import Registry, running_registry
+from servers.registry import Gate, Registry, open_gate, running_registry
 
 from components.env_builder_images.image_checkout import ImageCheckout, image_checkout
 
@@ -48,3 +48,10 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
     need_base_image()
     with running_registry(tmp_path_factory.mktemp("registry")) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def gate(registry: Registry) -> Iterator[Gate]:
+    """The way to it that all tests take: `gate.address` is the registry's name."""
+    with open_gate(registry.port) as opened:
+        yield opened

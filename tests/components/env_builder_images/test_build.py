@@ -71,6 +71,7 @@ def test_the_record_is_whole(built: ImageCheckout, reference: EnvironmentRef) ->
     image = inspected(reference.reference)
     assert document.pop("built_at") > "2026"
     assert document.pop("build_seconds") > 0
+    assert document.pop("python").startswith("3.11.")
     assert document == {
         "kind": "image",
         "key": reference.key,
@@ -79,7 +80,6 @@ def test_the_record_is_whole(built: ImageCheckout, reference: EnvironmentRef) ->
         "variables": {},
         "sha256": image["Id"].removeprefix("sha256:"),
         "lock_digest": lock_sha256(built),
-        "python": "3.11.2",
         "commit": built.head,
         "image_id": image["Id"],
         "target": "images/tiny",
@@ -156,14 +156,13 @@ def test_a_changed_line_changes_the_code_layer_only_and_a_light_package_leaves_t
     assert second.built
     assert second.reference.key != first.key
     before, after = layers(first.reference), layers(second.reference.reference)
-    assert len(before) == len(after) == len(layers("tunewright/base:bookworm")) + 3
-    assert [was == now for was, now in zip(before, after, strict=True)] == [True] * (len(before) - 1) + [False]
+    # The base's, heavy and light packages, code, and what WORKDIR makes of a folder that is there: nothing.
+    assert len(before) == len(after) == len(layers("tunewright/base:bookworm")) + 4
+    assert [was != now for was, now in zip(before, after, strict=True)] == [False] * (len(before) - 2) + [True, False]
     write_package(checkout, "light_package", "2.0", "VERSION = 'changed'\n")
     checkout.git("commit", "--quiet", "-am", "light package")
     third = layers(checkout.ensure().reference.reference)
-    assert third[:-2] == after[:-2]
-    assert third[-2] != after[-2]
-    assert third[-1] == after[-1]
+    assert [was != now for was, now in zip(after, third, strict=True)] == [False] * (len(after) - 3) + [True, False, False]
 
 
 def test_an_image_that_was_deleted_is_built_again_byte_for_byte(checkout: ImageCheckout) -> None:

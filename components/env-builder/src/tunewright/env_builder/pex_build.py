@@ -16,6 +16,7 @@ from tunewright.env_builder.building import (
     packaged,
     refuse_other_tree,
     remove,
+    sync_files,
     timed,
 )
 from tunewright.env_builder.checks import find_project_problems, refuse
@@ -99,7 +100,7 @@ def _build(
             start_seconds=round(start_seconds[0], 1),
             pants_version=pants_version(root),
         )
-        _sync_files(pex)
+        sync_files(pex)
         write_built(place.temporary, built)
         place.temporary.rename(place.directory)
         sync_directory(place.environments)
@@ -131,13 +132,3 @@ def _start_once(planned: EnvironmentRef, place: EnvironmentPlace) -> None:
         raise failed(
             f"the environment was built but does not start: `{' '.join(command)}` ended with {code}", place.log
         )
-
-
-def _sync_files(pex: Path) -> None:
-    """The record vouches for these bytes, also after a power cut."""
-    for path in [pex] if pex.is_file() else [path for path in pex.rglob("*") if path.is_file()]:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -67,6 +67,8 @@ def driver_findings(root: Path, target: ImageTarget) -> list[Finding]:
     from tunewright.env_builder.locks.driver import ask_host, find_driver_problems
 
     versions = cuda_versions(root)
+    if versions is None:
+        return []  # that they cannot be read is a finding of its own
     found = find_driver_problems(versions.cuda, versions.minimum_compute_capability, ask_host())
     return [finding.model_copy(update={"severity": Severity.WARNING}) for finding in found]
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -41,18 +43,15 @@ def print_document(document: Any) -> None:
 def image_options(command: Command) -> Command:
     """The options of a command that builds or names images; it gets them as `options`."""
 
+    @wraps(command)
     def collected(*args: Any, **kwargs: Any) -> Any:
         given = {name: kwargs.pop(name) for name in ("prefix", "registry", "branch", "base_image", "tmpdir")}
-        chosen = {name: value for name, value in given.items() if value}
         defaults = ImageOptions.from_environment()
-        cache_from, models = kwargs.pop("cache_from"), kwargs.pop("models")
-        from dataclasses import replace
-
-        options = replace(defaults, **chosen, cache_from=(*defaults.cache_from, *cache_from), models=tuple(models))
+        chosen = {name: value for name, value in given.items() if value}
+        cache_from = (*defaults.cache_from, *kwargs.pop("cache_from"))
+        options = replace(defaults, **chosen, cache_from=cache_from, models=tuple(kwargs.pop("models")))
         return command(*args, options=options, **kwargs)
 
-    collected.__name__, collected.__doc__ = command.__name__, command.__doc__
-    collected.__click_params__ = getattr(command, "__click_params__", [])  # type: ignore[attr-defined]  # click's own
     for option in reversed(_IMAGE_OPTIONS):
         collected = option(collected)
     return collected  # type: ignore[return-value]  # called as the command is

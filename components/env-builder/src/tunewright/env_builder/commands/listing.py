@@ -29,4 +29,9 @@ def _line(built: BuiltEnvironment | BuiltImage) -> str:
     else:
         size_bytes, name = sum(record.bytes for record in built.files), built.reference
     size = f"{size_bytes / 2**20:7.1f} MiB"
-    return f"{built.key[:16]}  {built.built_at}  commit {str(built.commit)[:12]}  {size}  {built.kind:5}  {name}"
+    return f"{built.key[:16]}  {built.built_at}  {_origin(built)}  {size}  {built.kind:5}  {name}"
+
+
+def _origin(built: BuiltEnvironment | BuiltImage) -> str:
+    """What it was made of: a commit of ours, or another project's lock."""
+    return f"commit {built.commit[:12]}" if built.commit else f"lock   {str(built.lock_digest)[:12]}"

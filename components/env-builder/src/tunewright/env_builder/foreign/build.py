@@ -9,7 +9,7 @@ from tunewright.contracts.environments import EnvironmentRef
 from tunewright.contracts.errors import EnvironmentBuildFailed, InvalidExperiment
 from tunewright.contracts.files import sha256_of_file, sha256_of_tree, sync_directory
 from tunewright.contracts.timestamps import utc_now
-from tunewright.env_builder.building import held, remove, timed
+from tunewright.env_builder.building import held, remove, sync_files, timed
 from tunewright.env_builder.foreign.imported import (
     ASK_FOR_INSTALLED,
     LOCK_FILE,
@@ -34,7 +34,6 @@ from tunewright.env_builder.foreign.resolution import (
 from tunewright.env_builder.foreign.target import Selection, Target
 from tunewright.env_builder.foreign.workshop import Workshop
 from tunewright.env_builder.interpreter import VERSION_TEXT, find_base_interpreter, version_of
-from tunewright.env_builder.pex_build import _sync_files
 from tunewright.env_builder.progress import say
 from tunewright.env_builder.record import (
     IMPORTED_PEX_NAME,
@@ -224,7 +223,7 @@ def _build(
             build_seconds=round(build_seconds[0], 1),
             start_seconds=round(start_seconds[0], 1),
         )
-        _sync_files(place.temporary)
+        sync_files(place.temporary)
         write_built(place.temporary, built)
         place.temporary.rename(place.directory)
         sync_directory(place.environments)
