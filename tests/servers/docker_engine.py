@@ -72,7 +72,7 @@ def _make_base() -> str:
         rootfs = Path(scratch) / "rootfs.tar"
         commands = [
             [str(script), str(rootfs)],
-            ["docker", "import", "--change", "CMD [\"python3.11\"]", str(rootfs), BASE_IMAGE],
+            ["docker", "import", "--change", 'CMD ["python3.11"]', str(rootfs), BASE_IMAGE],
         ]
         for command in commands:
             done = subprocess.run(command, capture_output=True, text=True, timeout=_BUILD_SECONDS, check=False)

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -43,9 +43,15 @@ def free_port() -> int:
 
 @contextmanager
 def running(
-    command: Sequence[str], log: Path, is_ready: Callable[[], bool], end: Callable[[int], int] = lambda pid: pid
+    command: Sequence[str],
+    log: Path,
+    is_ready: Callable[[], bool],
+    main_process: Callable[[int], int] = lambda pid: pid,
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A server, from when it is ready until it has ended. `end` gives the process that is asked to end."""
+    """A server, from when it is ready until it has ended. `main_process`: whose end is that of `command` too.
+
+    It is killed: what it leaves is thrown away, and some take long to say goodbye.
+    """
     # The kernel ends it when this process ends, however that comes about.
     guarded = [need_program("setpriv", "util-linux"), "--pdeathsig", "KILL", *command]
     with log.open("ab") as output:
@@ -60,7 +66,8 @@ def running(
         yield process
     finally:
         if process.poll() is None:
-            os.kill(end(process.pid), signal.SIGTERM)
+            with suppress(ProcessLookupError):
+                os.kill(main_process(process.pid), signal.SIGKILL)
         try:
             process.wait(_END_SECONDS)
         except subprocess.TimeoutExpired:

@@ -194,9 +194,10 @@ class Gate:
             with suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)
 
-
     @contextmanager
-    def damaged(self, *, refuses: int = 0, cuts: int = 0, cut_after_bytes: int = 0, closes_at: bytes = b"") -> Iterator[None]:
+    def damaged(
+        self, *, refuses: int = 0, cuts: int = 0, cut_after_bytes: int = 0, closes_at: bytes = b""
+    ) -> Iterator[None]:
         """The way is as told, and afterwards as it was."""
         self.refuses, self.cuts, self.cut_after_bytes, self.closes_at = refuses, cuts, cut_after_bytes, closes_at
         try:

@@ -20,10 +20,9 @@ import ctypes, fcntl, os, socket, struct, sys
 data, disk_bytes, *command = sys.argv[1:]
 with socket.socket() as any_socket:  # a new network has its loopback down: SIOCSIFFLAGS, IFF_UP
     fcntl.ioctl(any_socket, 0x8914, struct.pack("16sh", b"lo", 1))
-if disk_bytes != "all":
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.mount(b"tmpfs", data.encode(), b"tmpfs", 0, f"size={disk_bytes}".encode()) != 0:
-        sys.exit(os.strerror(ctypes.get_errno()))
+libc = ctypes.CDLL(None, use_errno=True)
+if libc.mount(b"tmpfs", data.encode(), b"tmpfs", 0, f"size={disk_bytes}".encode()) != 0:
+    sys.exit(os.strerror(ctypes.get_errno()))
 os.execv(command[0], command)
 """
 """Runs inside the namespaces, before the daemon does."""
@@ -47,8 +46,8 @@ class SecondDaemon:
 
 
 @contextmanager
-def running_daemon(disk_bytes: int | None = None) -> Iterator[SecondDaemon]:
-    """An empty daemon, with a disk of its own of `disk_bytes` if told. It, its images and its mounts are gone afterwards."""
+def running_daemon(disk_bytes: int = 2**31) -> Iterator[SecondDaemon]:
+    """An empty daemon with a disk of its own, in memory. It, its images and its mounts are gone afterwards."""
     need_docker()
     if os.geteuid() != 0:
         refuse("needs root, for namespaces of its own")
@@ -58,12 +57,12 @@ def running_daemon(disk_bytes: int | None = None) -> Iterator[SecondDaemon]:
         command = [
             need_program("unshare", "util-linux"),
             *("--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"),
-            *(need_program("python3", "python3"), "-c", _START, str(data), str(disk_bytes or "all")),
+            *(need_program("python3", "python3"), "-c", _START, str(data), str(disk_bytes)),
             *(need_program("dockerd", "docker.io"), f"--host=unix://{socket_path}", f"--data-root={data}"),
             *(f"--exec-root={directory}/exec", f"--pidfile={directory}/pid"),
             *("--bridge=none", "--iptables=false", "--ip6tables=false"),
         ]
-        with running(command, log, lambda: _answers(f"unix://{socket_path}"), end=_child_of) as process:
+        with running(command, log, lambda: _answers(f"unix://{socket_path}"), main_process=_child_of) as process:
             yield SecondDaemon(f"unix://{socket_path}", directory, _child_of(process.pid))
 
 

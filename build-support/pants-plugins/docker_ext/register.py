@@ -11,7 +11,9 @@ from pants.engine.target import StringField
 class DockerImageBuildNetworkField(DockerBuildOptionFieldMixin, StringField):
     alias = "build_network"
     default = "none"
-    help = "The network of RUN instructions. The default, none: what an image holds is decided by locks, not by mirrors."
+    help = (
+        "The network of RUN instructions. The default, none: what an image holds is decided by locks, not by mirrors."
+    )
     docker_build_option = "--network"
 
     def option_values(self, **kwargs) -> Iterator[str]:

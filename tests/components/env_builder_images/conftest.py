@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import subprocess
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from servers.docker_engine import need_base_image
+from servers.docker_engine import need_base_image, need_docker
 from servers.registry import Gate, Registry, open_gate, running_registry
 
-from components.env_builder_images.image_checkout import ImageCheckout, image_checkout
+from components.env_builder_images.image_checkout import ImageCheckout, docker_client, image_checkout
 
 _SETTINGS = (
     "TUNEWRIGHT_REGISTRY", "TUNEWRIGHT_BASE_IMAGE", "TUNEWRIGHT_CACHE_FROM", "PANTS_PYTHON_RESOLVES", "PANTS_CONFIG_FILES",
 )  # fmt: skip
+
+_SMALL = (
+    "cd / && tar cf - --exclude=__pycache__ --exclude=ensurepip --exclude=lib2to3 --exclude=pydoc_data bin lib lib64 tmp "
+    "usr/bin/python3.11 usr/bin/tini usr/lib/python3.11 usr/lib64 usr/lib/*-linux-gnu/ld-* "
+    "$(for name in bz2 c crypto expat ffi lzma m ssl z; do ls -d usr/lib/*-linux-gnu/lib$name.so.* usr/lib/*-linux-gnu/lib$name-*; "
+    "done 2>/dev/null)"
+)
+"""Python, what it links to, and the init process."""
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -28,7 +38,6 @@ def no_settings() -> Iterator[None]:
 @pytest.fixture
 def checkout(tmp_path: Path) -> Iterator[ImageCheckout]:
     """A committed checkout, with nothing built."""
-    need_base_image()
     with image_checkout(tmp_path) as made:
         yield made
 
@@ -36,16 +45,30 @@ def checkout(tmp_path: Path) -> Iterator[ImageCheckout]:
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ImageCheckout]:
     """A checkout whose image is built. Tests that share it leave its tree and its image as they are."""
-    need_base_image()
     with image_checkout(tmp_path_factory.mktemp("built")) as made:
         made.ensure()
         yield made
 
 
 @pytest.fixture(scope="session")
+def small_base() -> Iterator[str]:
+    """The base image without what these tests do not start: pushed, pulled and saved in a second."""
+    name = f"tw-test-{uuid.uuid4().hex[:12]}/small:1"
+    archive = ["docker", "run", "--rm", "--network=none", need_base_image(), "sh", "-c", _SMALL]
+    with subprocess.Popen(archive, stdout=subprocess.PIPE) as process:
+        subprocess.run(["docker", "import", "-", name], stdin=process.stdout, check=True, capture_output=True)
+    assert process.returncode == 0
+    try:
+        yield name
+    finally:
+        with docker_client() as client:
+            client.api.remove_image(name, force=True)
+
+
+@pytest.fixture(scope="session")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
     """A registry that all tests share: what one has pushed of the base image is not sent again."""
-    need_base_image()
+    need_docker()
     with running_registry(tmp_path_factory.mktemp("registry")) as running:
         yield running
 

@@ -181,8 +181,8 @@ class ImageCheckout(Checkout):
         return changes(self.root, (".",))
 
 
-def make_image_checkout(directory: Path) -> ImageCheckout:
-    """A committed checkout with `images/tiny`."""
+def make_image_checkout(directory: Path, base: str) -> ImageCheckout:
+    """A committed checkout with `images/tiny`, whose `./pants` says that it has made the image `base`."""
     token = uuid.uuid4().hex[:12]
     directory.mkdir(parents=True, exist_ok=True)
     made = ImageCheckout(directory / "project", directory / "home", directory / "seen", token)
@@ -191,7 +191,7 @@ def make_image_checkout(directory: Path) -> ImageCheckout:
     made.git("init", "--quiet", "--initial-branch=main")
     made.write(".gitignore", "/dist/\n/.tunewright/\n")
     made.write("pants.toml", f'[GLOBAL]\npants_version = "2.17.1"\n[python.resolves]\ntrain-cpu = "{LOCK}"\n')
-    made.write("pants", PANTS.format(python=sys.executable, seen=made.seen, base=need_base_image()))
+    made.write("pants", PANTS.format(python=sys.executable, seen=made.seen, base=base))
     (made.root / "pants").chmod(0o755)
     made.write("build-support/pex_main.py", PEX_MAIN)
     made.write(LOCK, f"heavy-package==1.0 --hash=sha256:{'0' * 64}\nlight-package==2.0 --hash=sha256:{'1' * 64}\n")
@@ -218,9 +218,9 @@ def write_package(checkout: Checkout, name: str, version: str, text: str = "") -
 
 
 @contextlib.contextmanager
-def image_checkout(directory: Path) -> Iterator[ImageCheckout]:
+def image_checkout(directory: Path, base: str | None = None) -> Iterator[ImageCheckout]:
     """A checkout; whatever Docker has of it is gone afterwards."""
-    made = make_image_checkout(directory)
+    made = make_image_checkout(directory, base or need_base_image())
     try:
         yield made
     finally:

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from servers.docker_engine import need_base_image
 from servers.registry import PASSWORD, USER, Gate, Registry, open_gate, running_registry
 
 from components.env_builder_images.image_checkout import (
@@ -37,10 +36,9 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def pushing(tmp_path_factory: pytest.TempPathFactory, gate: Gate) -> Iterator[ImageCheckout]:
+def pushing(tmp_path_factory: pytest.TempPathFactory, gate: Gate, small_base: str) -> Iterator[ImageCheckout]:
     """A checkout whose first image is built and pushed."""
-    need_base_image()
-    with image_checkout(tmp_path_factory.mktemp("pushing")) as made:
+    with image_checkout(tmp_path_factory.mktemp("pushing"), small_base) as made:
         built = made.ensure(registry=gate.address).reference
         push_built(str(made.home), built.key, gate.address)
         yield made

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from servers.model_hub import ModelHub
 
+from tunewright.contracts import command_line
 from tunewright.env_builder.models import command
 from tunewright.env_builder.models.fetch import FetchedModel, ensure_model
 from tunewright.env_builder.models.hub import HubClient
@@ -27,7 +28,7 @@ _MAIN = f"""
 import signal
 # As in a terminal: a shell that starts the tests in the background has Ctrl-C ignored.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-from tunewright.contracts.command_line import LazyGroup, run_command_line
+from {command_line.__name__} import LazyGroup, run_command_line
 module = {command.__name__!r}
 lazy = {{
     "fetch-model": (f"{{module}}:fetch_model", ""),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import py_compile
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -89,6 +90,17 @@ def _run_pants(command: list[str], root: Path, environment: Mapping[str, str], l
         code = run_logged(command, root, environment, log, tick)
     if code != 0:
         raise failed(f"`{' '.join(command)}` ended with {code}", log)
+
+
+def compile_start_file(pex: Path) -> None:
+    """Compile the PEX's own start-up file, by its hash: Python's first start would put the time of the build in it.
+
+    Equal PEXes then are equal also after they have started.
+    """
+    start_file = pex / "__main__.py"
+    if start_file.is_file():
+        mode = py_compile.PycInvalidationMode.UNCHECKED_HASH
+        py_compile.compile(str(start_file), dfile=start_file.name, doraise=True, invalidation_mode=mode)
 
 
 def log_command(log: Path, command: Sequence[str]) -> None:

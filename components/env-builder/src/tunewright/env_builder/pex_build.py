@@ -10,6 +10,7 @@ from tunewright.contracts.environments import EnvironmentRef, EnvironmentRequest
 from tunewright.contracts.files import sha256_of_tree, sync_directory
 from tunewright.contracts.timestamps import utc_now
 from tunewright.env_builder.building import (
+    compile_start_file,
     failed,
     held,
     log_command,
@@ -123,6 +124,7 @@ def _package(root: Path, place: EnvironmentPlace, commit: str) -> None:
 
 def _start_once(planned: EnvironmentRef, place: EnvironmentPlace) -> None:
     """Start the PEX: it unpacks itself, and is known to start."""
+    compile_start_file(place.temporary / PEX_NAME)
     command = [planned.command[0], str(place.temporary / PEX_NAME), "--version"]
     environment = {**inner_environment(os.environ), **planned.variables}
     log_command(place.log, command)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tunewright.contracts.errors import PreflightFailed
-from tunewright.env_builder.building import failed, log_command
+from tunewright.env_builder.building import compile_start_file, failed, log_command
 from tunewright.env_builder.interpreter import VERSION_TEXT, find_base_interpreter
 from tunewright.env_builder.pants import inner_environment, run_logged
 from tunewright.env_builder.progress import showing
@@ -82,6 +82,7 @@ class Workshop:
 
     def start(self, pex: Path, arguments: Sequence[str]) -> None:
         """Start `pex`, which unpacks itself the first time."""
+        compile_start_file(pex)
         command = [self.python, str(pex), *arguments]
         if code := self._run(command, "starting it for the first time", {}):
             raise failed(f"the environment was built but does not start: it ended with {code}", self.place.log)

@@ -77,7 +77,7 @@ def load_image(daemon: Daemon, archive: Path, home: Path) -> BuiltImage:
     image = daemon.find(record.image_id)
     if image is None:
         raise IntegrityError(f"{archive} holds another image than its record says: no {record.image_id}")
-    return _kept(record, image, home)
+    return _kept(daemon, record, image, home)
 
 
 def check_sum(archive: Path) -> None:
@@ -101,7 +101,7 @@ def _record_of(archive: Path) -> BuiltImage:
         raise IntegrityError(f"{record_file(archive)} is no record of an image: {error.errors()[0]['msg']}") from None
 
 
-def _kept(record: BuiltImage, image: LocalImage, home: Path) -> BuiltImage:
+def _kept(daemon: Daemon, record: BuiltImage, image: LocalImage, home: Path) -> BuiltImage:
     """The record in this home, and its names: the image came in an archive, and no registry is near."""
     for name in record.names:
         daemon.tag(image.image_id, name)
