@@ -106,7 +106,7 @@ def build_and_push(clone: Path, image: str, address: str, storage: Path) -> dict
     arguments = ["run", "components/env-builder", "--", "build", image, "--branch", "main", "--json"]
     document = json.loads(run("./pants", *arguments, cwd=clone, **environment))
     built_seconds = time.monotonic() - started
-    run("./pants", *arguments[:4], "push", document["key"], cwd=clone, **environment)
+    run("./pants", *arguments[:3], "push", document["key"], cwd=clone, **environment)
     seconds = time.monotonic() - started
     return {
         "build_seconds": round(built_seconds, 1),

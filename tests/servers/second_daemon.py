@@ -1,4 +1,4 @@
-"""An empty Docker daemon of its own, in its own namespaces: no bridge, no firewall, nothing of the machine's is touched."""
+"""An empty Docker daemon in namespaces of its own: no bridge, no firewall, nothing of the machine's is touched."""
 
 from __future__ import annotations
 

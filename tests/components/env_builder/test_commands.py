@@ -39,14 +39,15 @@ def test_build_takes_an_experiment_and_the_target(checkout: Checkout) -> None:
     assert checkout.call("build", "components/trainer:trainer").stdout.strip() == path
 
 
-@pytest.mark.parametrize("arguments", [("build",), ("check",)])
-def test_an_image_is_refused_in_words(arguments: tuple[str], checkout: Checkout) -> None:
+@pytest.mark.parametrize(("command", "expect"), [("build", 78), ("check", 77)])
+def test_an_image_that_is_nowhere_is_refused_by_its_field(command: str, expect: int, checkout: Checkout) -> None:
     environment = '[environment]\nkind = "image"\nimage = "images/trainer-cpu"'
     checkout.commit("mine.toml", EXPERIMENT.format(environment=environment))
-    result = checkout.call(*arguments, "mine.toml", expect=77)
+    result = checkout.call(command, "mine.toml", expect=expect)
     said = result.stdout + result.stderr
-    assert "environment-kind-not-available" in said
-    assert "environment.kind" in said
+    assert "environment.image" in said
+    assert "`images/trainer-cpu`" in said
+    assert checkout.calls() == []
 
 
 def test_a_dirty_tree_is_refused_and_built_when_allowed(checkout: Checkout) -> None:
@@ -143,7 +144,7 @@ def test_a_folder_without_a_commit_is_told_in_words(checkout: Checkout, tmp_path
 
 
 @pytest.mark.parametrize(
-    "arguments", [("bild",), ("build", "--fast"), ("verify",), ("build", "images/trainer-cpu"), ("list", "what")]
+    "arguments", [("bild",), ("build", "--fast"), ("verify",), ("build", "components/launcher"), ("list", "what")]
 )
 def test_a_wrong_command_line_ends_with_64(arguments: tuple[str, ...], checkout: Checkout) -> None:
     checkout.call(*arguments, expect=64)

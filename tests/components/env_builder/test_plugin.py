@@ -12,7 +12,7 @@ import pytest
 
 from components.env_builder.checkout import Checkout
 from tunewright.contracts.environments import EnvironmentRef, EnvironmentRequest
-from tunewright.contracts.errors import Unavailable
+from tunewright.contracts.errors import InvalidExperiment
 from tunewright.contracts.experiment import EnvironmentSpec, ExperimentSpec, ResolvedExperiment
 from tunewright.contracts.hookspecs import hookimpl
 from tunewright.contracts.plugins import PluginHost
@@ -56,12 +56,14 @@ def test_another_plugin_is_asked_first_wherever_it_stands(host: PluginHost, chec
     assert host.provide_environment(checkout.request()).key != "theirs"
 
 
-def test_an_image_is_left_to_others_and_refused_in_preflight(host: PluginHost, checkout: Checkout) -> None:
+def test_an_image_that_is_nowhere_is_refused_in_preflight_and_when_it_is_asked_for(
+    host: PluginHost, checkout: Checkout
+) -> None:
     image = {"kind": "image", "image": "images/trainer-cpu"}
     (finding,) = [one for one in host.preflight(resolved(checkout.root, image)) if one.severity is Severity.ERROR]
-    assert (finding.code, finding.path) == ("environment-kind-not-available", "environment.kind")
+    assert (finding.code, finding.path) == ("image-unknown", "environment.image")
     request = checkout.request().model_copy(update={"spec": EnvironmentSpec(kind="image", image="images/trainer-cpu")})
-    with pytest.raises(Unavailable, match="image"):
+    with pytest.raises(InvalidExperiment, match=r"environment\.image: .* got `images/trainer-cpu`"):
         host.provide_environment(request)
 
 

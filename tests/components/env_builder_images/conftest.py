@@ -13,17 +13,13 @@ from servers.registry import Gate, Registry, open_gate, running_registry
 
 from components.env_builder_images.image_checkout import ImageCheckout, docker_client, image_checkout
 
-_SETTINGS = (
-    "TUNEWRIGHT_REGISTRY", "TUNEWRIGHT_BASE_IMAGE", "TUNEWRIGHT_CACHE_FROM", "PANTS_PYTHON_RESOLVES", "PANTS_CONFIG_FILES",
-)  # fmt: skip
-
-_SMALL = (
-    "cd / && tar cf - --exclude=__pycache__ --exclude=ensurepip --exclude=lib2to3 --exclude=pydoc_data bin lib lib64 tmp "
-    "usr/bin/python3.11 usr/bin/tini usr/lib/python3.11 usr/lib64 usr/lib/*-linux-gnu/ld-* "
-    "$(for name in bz2 c crypto expat ffi lzma m ssl z; do ls -d usr/lib/*-linux-gnu/lib$name.so.* usr/lib/*-linux-gnu/lib$name-*; "
-    "done 2>/dev/null)"
-)
-"""Python, what it links to, and the init process."""
+_SETTINGS = ("TUNEWRIGHT_REGISTRY", "TUNEWRIGHT_BASE_IMAGE", "TUNEWRIGHT_CACHE_FROM", "PANTS_PYTHON_RESOLVES")
+_SMALL = """
+cd / && tar cf - --exclude=__pycache__ --exclude=ensurepip --exclude=lib2to3 --exclude=pydoc_data \\
+    bin lib lib64 tmp usr/bin/python3.11 usr/bin/tini usr/lib/python3.11 usr/lib64 usr/lib/*-linux-gnu/ld-* \\
+    $(for name in bz2 c crypto expat ffi lzma m ssl z; do ls -d usr/lib/*-linux-gnu/lib$name[.-]*so*; done 2>/dev/null)
+"""
+"""Packs Python, what it links to, and the init process."""
 
 
 @pytest.fixture(autouse=True, scope="session")

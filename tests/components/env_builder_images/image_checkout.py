@@ -1,7 +1,7 @@
 """A small committed checkout with an image of its own, which Docker really builds in a second or two.
 
-`./pants` stands in for Pants: it makes the directories that `pants package` makes of PEXes. They unpack themselves as a PEX
-does, so the image's Dockerfile and `images/unpack.py` are like the real ones. git, Docker, BuildKit and Python are real.
+`./pants` stands in for Pants: it makes the directories that `pants package` makes of PEXes. They unpack themselves as
+a PEX does, so that the Dockerfile and `images/unpack.py` are like the real ones. git, Docker and Python are real.
 """
 
 from __future__ import annotations
@@ -106,6 +106,7 @@ sys.exit(tiny_program.main(sys.argv[1:]))
 """
 
 CODE = """def main(arguments):
+    # What comes after the init process and the image's own program.
     print("tiny", arguments)
     return 0
 """
@@ -210,7 +211,7 @@ def make_image_checkout(directory: Path, base: str) -> ImageCheckout:
 def write_package(checkout: Checkout, name: str, version: str, text: str = "") -> None:
     """An installed distribution with one module."""
     information = f"{name}-{version}.dist-info"
-    checkout.write(f"{SITE}/{name}/__init__.py", text or f"VERSION = {version!r}\n")
+    checkout.write(f"{SITE}/{name}/__init__.py", text or f"NAME, VERSION = {name!r}, {version!r}\n")
     metadata = f"Metadata-Version: 2.1\nName: {name.replace('_', '-')}\nVersion: {version}\n"
     checkout.write(f"{SITE}/{information}/METADATA", metadata)
     files = (f"{name}/__init__.py", f"{information}/METADATA", f"{information}/RECORD")

@@ -162,7 +162,11 @@ def test_a_changed_line_changes_the_code_layer_only_and_a_light_package_leaves_t
     write_package(checkout, "light_package", "2.0", "VERSION = 'changed'\n")
     checkout.git("commit", "--quiet", "-am", "light package")
     third = layers(checkout.ensure().reference.reference)
-    assert [was != now for was, now in zip(after, third, strict=True)] == [False] * (len(after) - 3) + [True, False, False]
+    assert [was != now for was, now in zip(after, third, strict=True)] == [False] * (len(after) - 3) + [
+        True,
+        False,
+        False,
+    ]
 
 
 def test_an_image_that_was_deleted_is_built_again_byte_for_byte(checkout: ImageCheckout) -> None:

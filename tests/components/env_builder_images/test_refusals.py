@@ -12,11 +12,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from servers.docker_engine import need_docker
 
-from components.env_builder_images.image_checkout import PROGRAM, ImageCheckout, docker_client, images_of
+from components.env_builder_images.image_checkout import (
+    PROGRAM,
+    ImageCheckout,
+    docker_client,
+    image_checkout,
+    images_of,
+)
 from tunewright.contracts.environments import EnvironmentRequest
 from tunewright.contracts.errors import EnvironmentBuildFailed, InvalidExperiment, NotFound, Unavailable
 from tunewright.contracts.experiment import EnvironmentSpec
+from tunewright.env_builder.images import buildkit
 from tunewright.env_builder.images import registry as product
 from tunewright.env_builder.images.build import ensure_image
 from tunewright.env_builder.images.options import ImageOptions
@@ -32,10 +40,10 @@ def wait_for(what: Callable[[], object], seconds: float = 30) -> None:
 
 
 def run_last(checkout: ImageCheckout, script: str) -> None:
-    """Commit an image whose build ends with this step."""
+    """Commit an image whose build ends with this step, which no earlier build has done."""
     path = "images/tiny/Dockerfile"
     text = (checkout.root / path).read_text()
-    step = f"RUN {json.dumps(['python3.11', '-c', script])}\nUSER 10001"
+    step = f"RUN {json.dumps(['python3.11', '-c', f'{script}  # {checkout.token}'])}\nUSER 10001"
     checkout.commit(path, text.replace("USER 10001", step))
 
 
@@ -54,7 +62,9 @@ def assert_nothing_is_left(checkout: ImageCheckout) -> None:
 
 
 @pytest.mark.parametrize("command", [("build", "images/tiny"), ("push", "0123456"), ("verify", "tiny:0")])
-def test_without_a_daemon_it_is_said_where_one_was_looked_for(checkout: ImageCheckout, command: tuple[str, ...]) -> None:
+def test_without_a_daemon_it_is_said_where_one_was_looked_for(
+    checkout: ImageCheckout, command: tuple[str, ...]
+) -> None:
     expect = 66 if command[0] == "push" else 69  # nothing was built here that could be pushed: no daemon is asked
     said = checkout.call(*command, expect=expect, DOCKER_HOST="unix:///nonexistent/socket").stderr
     assert expect == 66 or "no Docker daemon answers at unix:///nonexistent/socket" in said
@@ -78,6 +88,20 @@ def test_a_base_that_no_registry_gives_is_named(checkout: ImageCheckout, monkeyp
     with pytest.raises(Unavailable, match=r"127\.0\.0\.1:1"):
         checkout.ensure(base_image=f"127.0.0.1:1/absent@{_DIGEST}")
     assert_nothing_is_left(checkout)
+
+
+def test_a_base_that_should_be_here_and_is_not_is_said_in_our_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    need_docker()
+    monkeypatch.setattr(buildkit, "_FIRST_PAUSE_SECONDS", 0.01)
+    with image_checkout(tmp_path, base="127.0.0.1:1/absent:1") as checkout:
+        with pytest.raises(
+            EnvironmentBuildFailed, match=r"the base image 127\.0\.0\.1:1/absent:1 is not here"
+        ) as caught:
+            checkout.ensure()
+        assert "images/base" in caught.value.hint
+        assert_nothing_is_left(checkout)
 
 
 def test_an_image_of_others_needs_a_digest(checkout: ImageCheckout) -> None:

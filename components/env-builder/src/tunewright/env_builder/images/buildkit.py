@@ -22,9 +22,9 @@ _LAST_VERSION_WITH_BUILDKIT = 22
 
 _NO_DAEMON = re.compile(r"Cannot connect to the Docker daemon|error during connect", re.IGNORECASE)
 _DISK_FULL = re.compile(r"no space left on device|disk quota exceeded", re.IGNORECASE)
-_BASE_MISSING = re.compile(
-    r"load metadata for (\S+):?\n?.*?(?:no such host|not found|denied|refused|failed)", re.DOTALL
-)
+_BASE_MISSING = re.compile(r"^ > \[internal\] load metadata for (\S+):$", re.MULTILINE)
+"""How the client sums up the step that failed."""
+
 _MAY_PASS = re.compile(
     r"connection reset|unexpected EOF|TLS handshake timeout|i/o timeout|temporarily unavailable|502 Bad Gateway|"
     r"503 Service Unavailable|server closed idle|failed to do request",

@@ -1,0 +1,105 @@
+"""A compose file says what the job says: same digest, arguments, variables and mounts; secrets by name only."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from components.env_builder.checkout import Checkout
+from tunewright.contracts.environments import EnvironmentRef
+from tunewright.contracts.errors import UsageError
+from tunewright.contracts.jobs import JobSpec, Resources
+from tunewright.env_builder.images.compose import compose_document, compose_text
+
+IMAGE = f"registry.example/lab/trainer@sha256:{'a' * 64}"
+
+
+def job(**changes: Any) -> JobSpec:
+    environment = EnvironmentRef(kind="image", key="k" * 64, reference=IMAGE, command=("/app/pex",), commit="c" * 40)
+    values = {
+        "run": "My.Run",
+        "run_dir": "/runs/my run",
+        "command": ("/app/pex", "train", "$HOME/job.json", "a'b\"c", "${NOT_FILLED_IN}"),
+        "variables": {"PRICE": "$5", "PLAIN": "value"},
+        "secrets": {"HF_TOKEN": "hub-token"},
+        "environment": environment,
+    }
+    return JobSpec(**{**values, **changes})
+
+
+def test_a_service_is_the_job() -> None:
+    document = yaml.safe_load(compose_text(job()))
+    assert document["name"] == "my-run"
+    (service,) = document["services"].values()
+    assert service["image"] == IMAGE
+    assert service["entrypoint"] == ["/app/pex"]
+    assert service["command"] == ["train", "$$HOME/job.json", "a'b\"c", "$${NOT_FILLED_IN}"]
+    assert service["environment"]["PRICE"] == "$$5"
+    assert service["environment"]["PLAIN"] == "value"
+    assert service["volumes"] == [
+        {"type": "bind", "source": "/runs/my run", "target": "/runs/my run", "read_only": False}
+    ]
+    assert service["labels"] == {"ai.tunewright.run": "My.Run", "ai.tunewright.commit": "c" * 40}
+
+
+def test_a_secret_is_asked_of_whoever_starts_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_leaked")
+    text = compose_text(job())
+    assert "hf_leaked" not in text
+    assert yaml.safe_load(text)["services"]["node-0"]["environment"]["HF_TOKEN"].startswith("${HF_TOKEN:?")
+
+
+def test_two_nodes_are_two_services_that_find_each_other() -> None:
+    services = compose_document(job(resources=Resources(nodes=2)))["services"]
+    assert list(services) == ["node-0", "node-1"]
+    ranks = [service["environment"]["TUNEWRIGHT_NODE_RANK"] for service in services.values()]
+    assert ranks == ["0", "1"]
+    assert {service["environment"]["TUNEWRIGHT_MASTER_ADDRESS"] for service in services.values()} == {"node-0"}
+
+
+def test_a_job_in_a_pex_has_no_compose_file() -> None:
+    pex = EnvironmentRef(kind="pex", key="k", reference="/a.pex", command=("python",))
+    with pytest.raises(UsageError, match="runs in pex"):
+        compose_text(job(environment=pex))
+    with pytest.raises(UsageError, match="runs in nothing"):
+        compose_text(job(environment=None))
+
+
+def test_compose_itself_reads_it_and_gives_every_argument_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = shutil.which("docker-compose")
+    has_plugin = subprocess.run(["docker", "compose", "version"], capture_output=True, check=False).returncode == 0
+    if program is None and not has_plugin:
+        pytest.skip("needs docker compose; the other tests parse the file")
+    command = ["docker", "compose"] if has_plugin else [str(program)]
+    (tmp_path / "compose.yaml").write_text(compose_text(job()))
+    refused = subprocess.run([*command, "config"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert refused.returncode != 0
+    assert "hub-token" in refused.stderr
+    monkeypatch.setenv("HF_TOKEN", "given")
+    said = subprocess.run(
+        [*command, "config", "--format", "json"], cwd=tmp_path, capture_output=True, check=True
+    ).stdout
+    service = json.loads(said)["services"]["node-0"]
+    assert [one.replace("$$", "$") for one in service["command"]] == list(job().command[1:])
+    assert service["environment"]["HF_TOKEN"] == "given"
+
+
+def test_the_command_takes_a_run_its_directory_or_its_job_and_writes_a_file(tmp_path: Path) -> None:
+    checkout = Checkout(tmp_path / "project", tmp_path / "home", tmp_path / "seen")
+    checkout.root.mkdir()
+    run = checkout.home / "runs/mine"
+    run.mkdir(parents=True)
+    (run / "job.json").write_text(job(run="mine").model_dump_json(by_alias=True))
+    texts = {checkout.call("compose", reference).stdout for reference in ("mine", str(run), str(run / "job.json"))}
+    assert texts == {compose_text(job(run="mine"))}
+    assert checkout.call("compose", "mine", "-o", str(tmp_path / "compose.yaml")).stdout == ""
+    assert (tmp_path / "compose.yaml").read_text() in texts
+    assert "no such run" in checkout.call("compose", "absent", expect=66).stderr
+    (run / "job.json").write_text("{}")
+    checkout.call("compose", "mine", expect=65)
