@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +11,23 @@ import yaml
 from components.env_builder.checkout import Checkout
 from tunewright.contracts.environments import EnvironmentRef
 from tunewright.contracts.errors import UsageError
+from tunewright.contracts.experiment import ExperimentSpec
 from tunewright.contracts.jobs import JobSpec, Resources
 from tunewright.env_builder.images.compose import compose_document, compose_text
 
 IMAGE = f"registry.example/lab/trainer@sha256:{'a' * 64}"
+
+
+def experiment(options: dict[str, Any]) -> ExperimentSpec:
+    document = {
+        "schema": 1,
+        "name": "one",
+        "model": {"name_or_path": "model"},
+        "dataset": {"mix": [{"source": "rows.jsonl"}]},
+        "training": {"variant": "full", "learning_rate": 1e-3},
+        "cluster": {"name": "docker", "options": options},
+    }
+    return ExperimentSpec.model_validate(document)
 
 
 def job(**changes: Any) -> JobSpec:
@@ -71,23 +81,15 @@ def test_a_job_in_a_pex_has_no_compose_file() -> None:
         compose_text(job(environment=None))
 
 
-def test_compose_itself_reads_it_and_gives_every_argument_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    program = shutil.which("docker-compose")
-    has_plugin = subprocess.run(["docker", "compose", "version"], capture_output=True, check=False).returncode == 0
-    if program is None and not has_plugin:
-        pytest.skip("needs docker compose; the other tests parse the file")
-    command = ["docker", "compose"] if has_plugin else [str(program)]
-    (tmp_path / "compose.yaml").write_text(compose_text(job()))
-    refused = subprocess.run([*command, "config"], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert refused.returncode != 0
-    assert "hub-token" in refused.stderr
-    monkeypatch.setenv("HF_TOKEN", "given")
-    said = subprocess.run(
-        [*command, "config", "--format", "json"], cwd=tmp_path, capture_output=True, check=True
-    ).stdout
-    service = json.loads(said)["services"]["node-0"]
-    assert [one.replace("$$", "$") for one in service["command"]] == list(job().command[1:])
-    assert service["environment"]["HF_TOKEN"] == "given"
+def test_limits_gpus_and_mounts_of_the_cluster_are_the_services() -> None:
+    options = {"memory_gib": 2, "cpus": 1.5, "shm_gib": 1, "gpus": 2, "mounts": ["/data:/corpora:ro", "/out:/out"]}
+    (service,) = compose_document(job(experiment=experiment(options)))["services"].values()
+    assert (service["mem_limit"], service["memswap_limit"]) == (f"{2 * 2**30}b", f"{2 * 2**30}b")
+    assert (service["cpus"], service["shm_size"]) == (1.5, f"{2**30}b")
+    (device,) = service["deploy"]["resources"]["reservations"]["devices"]
+    assert device == {"driver": "nvidia", "capabilities": ["gpu"], "count": 2}
+    mounted = [(one["source"], one["target"], one["read_only"]) for one in service["volumes"][1:]]
+    assert mounted == [("/data", "/corpora", True), ("/out", "/out", False)]
 
 
 def test_the_command_takes_a_run_its_directory_or_its_job_and_writes_a_file(tmp_path: Path) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tunewright.contracts.errors import UsageError
 from tunewright.contracts.jobs import JobSpec
+
+_SHARED_MEMORY_GIB = 4
+"""As the docker cluster has it: Docker's own 64 MiB end data loaders with a bus error."""
 
 _HEADER = """# {run}: the same image, command, variables and mounts as the run's job. Made by `env-builder compose`.
 # Secrets are variables of whoever starts it; `docker compose up` refuses without them.
@@ -42,14 +46,32 @@ def _service(job: JobSpec, rank: int) -> dict[str, Any]:
         "working_dir": job.run_dir,
         "init": True,
         "user": "${UID:-10001}:${GID:-10001}",
-        "shm_size": _option(job, "shm_gib", "1") + "g",
         "labels": {"ai.tunewright.run": job.run, "ai.tunewright.commit": job.environment.commit or ""},
+        **_limits(_options(job)),
     }
-    if (memory := _option(job, "memory_gib", "")) != "":
-        service["mem_limit"] = service["memswap_limit"] = f"{int(float(memory) * 2**30)}b"
-    if (cpus := _option(job, "cpus", "")) != "":
-        service["cpus"] = float(cpus)
     return service
+
+
+def _limits(options: Mapping[str, Any]) -> dict[str, Any]:
+    """What the job's cluster options bound, in compose's words. Without any: the docker cluster's own shared memory."""
+    limits: dict[str, Any] = {"shm_size": _bytes_text(options.get("shm_gib") or _SHARED_MEMORY_GIB)}
+    if memory_gib := options.get("memory_gib"):
+        limits["mem_limit"] = limits["memswap_limit"] = _bytes_text(memory_gib)
+    if cpus := options.get("cpus"):
+        limits["cpus"] = cpus
+    if (gpus := options.get("gpus", "none")) != "none":
+        ids = {"device_ids": [str(one) for one in gpus]} if isinstance(gpus, list | tuple) else {"count": gpus}
+        device = {"driver": "nvidia", "capabilities": ["gpu"], **ids}
+        limits["deploy"] = {"resources": {"reservations": {"devices": [device]}}}
+    return limits
+
+
+def _options(job: JobSpec) -> Mapping[str, Any]:
+    return job.experiment.cluster.options if job.experiment else {}
+
+
+def _bytes_text(gib: float) -> str:
+    return f"{int(gib * 2**30)}b"
 
 
 def _variables(job: JobSpec, rank: int) -> dict[str, str]:
@@ -71,17 +93,17 @@ def _volumes(job: JobSpec) -> list[dict[str, Any]]:
     if job.model and Path(job.model.name_or_path).is_absolute():
         read.append(job.model.name_or_path)
     mounts = [(job.run_dir, False), *((path, True) for path in dict.fromkeys(read) if path != job.run_dir)]
-    return [
+    own = [
         {"type": "bind", "source": _escaped(path), "target": _escaped(path), "read_only": read_only}
         for path, read_only in mounts
     ]
+    return [*own, *(_users_mount(text) for text in _options(job).get("mounts") or ())]
 
 
-def _option(job: JobSpec, name: str, default: str) -> str:
-    """A cluster option that limits a container, where the job's cluster has it."""
-    options = job.experiment.cluster.options if job.experiment else {}
-    value = options.get(name)
-    return default if value is None else str(value)
+def _users_mount(text: str) -> dict[str, Any]:
+    """`HOST:CONTAINER` or `HOST:CONTAINER:ro`, as the docker cluster takes it."""
+    source, _, target = text.removesuffix(":ro").partition(":")
+    return {"type": "bind", "source": _escaped(source), "target": _escaped(target), "read_only": text.endswith(":ro")}
 
 
 def _escaped(text: str) -> str:

@@ -15,12 +15,12 @@ from typing import Any
 
 from tunewright.clusters.local.options import LocalOptions
 from tunewright.clusters.local.plan import PLAN_FILE, plan_process
-from tunewright.clusters.local.secrets import read_secrets
 from tunewright.clusters.local.state_directory import StateDirectory
 from tunewright.clusters.local.states import is_afar, read_status, seen_from_afar, without_supervisor
 from tunewright.contracts.errors import InvalidExperiment, SubmissionRefused, Unavailable
 from tunewright.contracts.jobs import JobHandle, JobSpec, SubmissionPlan
 from tunewright.contracts.preflight import Finding, Severity
+from tunewright.contracts.secret_values import read_secrets
 from tunewright.contracts.spec import Spec
 from tunewright.contracts.status import JobState, JobStatus
 
