@@ -104,3 +104,14 @@ def test_an_image_that_a_container_uses_is_not_removed(checkout: ImageCheckout) 
             assert client.images.get(reference.reference).tags != []
         finally:
             container.remove()
+
+
+def test_a_name_that_somebody_gave_keeps_the_image(checkout: ImageCheckout) -> None:
+    image_id = checkout.ensure().reference.reference
+    mine = f"{checkout.prefix}-mine:kept"
+    with docker_client() as client:
+        client.api.tag(image_id, *mine.split(":"))
+        (candidate,) = find_candidates(checkout.home, 0, 0)
+        remove_candidate(checkout.home, candidate)
+        assert client.images.get(image_id).tags == [mine]
+        client.images.remove(mine)

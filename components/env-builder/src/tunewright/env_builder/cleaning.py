@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
 from tunewright.contracts.rundir import RunDir
 from tunewright.contracts.spec import Spec
 from tunewright.env_builder.building import remove
-from tunewright.env_builder.images.record import BuiltImage, list_images
+from tunewright.env_builder.images.record import BuiltImage, list_images, read_image
 from tunewright.env_builder.record import BuiltEnvironment, EnvironmentPlace, list_built
 
 _SECONDS_PER_DAY = 86400
@@ -50,10 +50,14 @@ def find_candidates(home: Path, older_than_days: float, keep: int) -> list[Candi
 
 
 def remove_candidate(home: Path, candidate: Candidate) -> None:
-    """Take away what `find_candidates` found. An image's own layers go with its names; the daemon keeps shared ones."""
+    """Take away what `find_candidates` found. An image's own layers go with its names; the daemon keeps shared ones.
+
+    An image to which somebody gave a name of theirs keeps that name, and so its layers.
+    """
     place = EnvironmentPlace(home, candidate.name)
     if candidate.kind == "image":
-        _remove_image(candidate.image_id)
+        built = read_image(place)
+        _remove_image(candidate.image_id, built.names if built else ())
     if candidate.kind == "leftover":
         path = place.environments / candidate.name
         remove(path)
@@ -66,7 +70,7 @@ def remove_candidate(home: Path, candidate: Candidate) -> None:
     place.lock.unlink(missing_ok=True)
 
 
-def _remove_image(image_id: str) -> None:
+def _remove_image(image_id: str, names: Sequence[str]) -> None:
     from docker.errors import APIError
 
     from tunewright.contracts.errors import Unavailable
@@ -76,7 +80,7 @@ def _remove_image(image_id: str) -> None:
         image = daemon.find(image_id)
         if image is None:
             return
-        for reference in image.tags or (image_id,):
+        for reference in [tag for tag in image.tags if tag in names] if image.tags else [image_id]:
             try:
                 daemon.client.api.remove_image(reference)
             except APIError as error:  # a container that is there still uses it

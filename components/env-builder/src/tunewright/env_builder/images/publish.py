@@ -29,18 +29,20 @@ def push_built(home: str, key: str, to: str) -> EnvironmentRef:
         if image is None:
             raise NotFound(f"the image {built.image_id} is not here any more", "build it again")
         digest = ""
-        for name in (*_tags_of(built), "latest"):
-            reference = f"{repository}:{name}"
+        references = [f"{repository}:{name}" for name in (*_tags_of(built), "latest")]
+        for reference in references:
             daemon.tag(built.image_id, reference)
             digest = _same(registry.push(daemon, reference), digest)
-        pushed = _with_digest(daemon, built, digest)
+        named = built.model_copy(update={"names": tuple(dict.fromkeys((*built.names, *references)))})
+        pushed = _with_digest(daemon, named, digest)
     write_image(place, pushed)
     say(f"pushed {digest}")
     return pushed.plain
 
 
 def _tags_of(built: BuiltImage) -> list[str]:
-    return list(dict.fromkeys(name.rpartition(":")[2] for name in built.names))
+    tags = dict.fromkeys(name.rpartition(":")[2] for name in built.names)
+    return [tag for tag in tags if tag != "latest"]
 
 
 def _repository(built: BuiltImage, to: str) -> str:
