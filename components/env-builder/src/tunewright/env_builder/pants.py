@@ -64,7 +64,8 @@ def package_command(pants: str, distdir: str, *targets: str) -> list[str]:
 
 def package_environment(outer: Mapping[str, str]) -> dict[str, str]:
     """What Pants gets: under `pants run` the outer one keeps pantsd to itself, and would be waited for in vain."""
-    return {**inner_environment(outer), "PANTS_CONCURRENT": "true"}
+    # Who asks for the CUDA image by name means it; `images::` leaves it out, see its BUILD file.
+    return {**inner_environment(outer), "PANTS_CONCURRENT": "true", "TUNEWRIGHT_CUDA": "1"}
 
 
 def run_logged(
