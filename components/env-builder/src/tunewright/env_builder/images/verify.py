@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 from collections.abc import Iterator, Mapping
-from importlib import resources
 from typing import Any
 
 from tunewright.contracts.errors import IntegrityError, Unavailable
 from tunewright.contracts.spec import Spec
-from tunewright.env_builder.images import labels
+from tunewright.env_builder.images import labels, probe
 from tunewright.env_builder.images.daemon import Daemon, LocalImage
 from tunewright.env_builder.images.record import BuiltImage
 from tunewright.env_builder.locks.requirement_files import lock_entries
@@ -88,7 +88,7 @@ def ask_image(daemon: Daemon, image_id: str, wanted: Mapping[str, bool]) -> Json
     """What the probe prints inside the image, which has no network and runs as the user it names."""
     from docker.errors import APIError
 
-    script = resources.files(__package__).joinpath("probe.py").read_text(encoding="utf-8")
+    script = inspect.getsource(probe)
     container = daemon.client.containers.create(
         image_id,
         entrypoint=["/app/bin/python"],
