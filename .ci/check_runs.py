@@ -31,7 +31,7 @@ def model_bytes(run: Path) -> dict[str, bytes]:
 def check(home: Path) -> None:
     """Raise AssertionError with the first thing that is wrong."""
     runs = home / "runs"
-    first, second = runs / "quickstart", runs / "quickstart-2"
+    first, killed = runs / "quickstart", runs / "quickstart-killed"
     for run in sorted(runs.iterdir()):
         record = read(run / "provenance.json")
         assert record["outcome"]["state"] == "SUCCEEDED", f"{run.name}: {record['outcome']}"
@@ -42,8 +42,6 @@ def check(home: Path) -> None:
     start, end = mean(losses(first)[:3]), mean(losses(first)[-5:])
     assert end < start * 2 / 3, f"the quickstart's loss fell from {start:.3f} to {end:.3f}: by less than a third"
     assert model_bytes(first), "the quickstart left no weights"
-    assert model_bytes(first) == model_bytes(second), "two launches of one experiment gave different weights"
-    killed = runs / "quickstart-killed"
     assert read(killed / "provenance.json")["outcome"]["attempt"] == 1, "the killed container was not started again"
     assert model_bytes(first) == model_bytes(killed), "Docker gave other weights than this machine itself"
     environments = [entry for entry in (home / "environments").iterdir() if (entry / "environment.json").exists()]
