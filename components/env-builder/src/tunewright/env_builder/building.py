@@ -2,39 +2,29 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import py_compile
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from tunewright.contracts.environments import EnvironmentRequest
 from tunewright.contracts.errors import EnvironmentBuildFailed
+from tunewright.env_builder.exclusive import held
 from tunewright.env_builder.git import head_commit
 from tunewright.env_builder.inputs import EnvironmentInputs, inputs_of
 from tunewright.env_builder.pants import find_pants, package_command, package_environment, run_logged
-from tunewright.env_builder.progress import say, showing
+from tunewright.env_builder.progress import showing
+from tunewright.env_builder.record import EnvironmentPlace
 
 _TAIL_LINES = 20
 
 
-@contextmanager
-def held(lock: Path, log: Path) -> Iterator[None]:
-    """Hold an environment's lock: the kernel gives it back when its holder ends, however it ends."""
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say(f"another process builds this environment; waiting for it (log: {log})")
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
+def alone(place: EnvironmentPlace) -> AbstractContextManager[None]:
+    """Hold an environment's lock while it is built."""
+    return held(place.lock, f"another process builds this environment; waiting for it (log: {place.log})")
 
 
 def failed(what: str, log: Path, hint: str = "") -> EnvironmentBuildFailed:

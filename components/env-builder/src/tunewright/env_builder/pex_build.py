@@ -10,9 +10,9 @@ from tunewright.contracts.environments import EnvironmentRef, EnvironmentRequest
 from tunewright.contracts.files import sha256_of_tree, sync_directory
 from tunewright.contracts.timestamps import utc_now
 from tunewright.env_builder.building import (
+    alone,
     compile_start_file,
     failed,
-    held,
     log_command,
     packaged,
     refuse_other_tree,
@@ -51,7 +51,7 @@ def ensure_pex(request: EnvironmentRequest) -> ProvidedEnvironment:
     if request.plan_only:
         return ProvidedEnvironment(planned, built=False)
     refuse("the environment cannot be built here", [*find_project_problems(root, place.home), *lock_findings(root)])
-    with held(place.lock, place.log):
+    with alone(place):
         if found := read_built(place):
             return ProvidedEnvironment(_as_recorded(planned, found), built=False)
         built = _build(planned, place, root, request, inputs)

@@ -9,7 +9,7 @@ from tunewright.contracts.environments import EnvironmentRef
 from tunewright.contracts.errors import EnvironmentBuildFailed, InvalidExperiment
 from tunewright.contracts.files import sha256_of_file, sha256_of_tree, sync_directory
 from tunewright.contracts.timestamps import utc_now
-from tunewright.env_builder.building import held, remove, sync_files, timed
+from tunewright.env_builder.building import alone, remove, sync_files, timed
 from tunewright.env_builder.foreign.imported import (
     ASK_FOR_INSTALLED,
     LOCK_FILE,
@@ -173,7 +173,7 @@ def _ensure(
     planned = plan_foreign_environment(place)
     if found := read_built(place):
         return _as_recorded(planned, found), False
-    with held(place.lock, place.log):
+    with alone(place):
         if found := read_built(place):
             return _as_recorded(planned, found), False
         built = _build(planned, Workshop.at(request.project_root, place), request.source, lock, pins, target)

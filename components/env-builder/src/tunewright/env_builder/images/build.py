@@ -13,7 +13,7 @@ from tunewright.contracts.environments import EnvironmentRef, EnvironmentRequest
 from tunewright.contracts.errors import InvalidExperiment, Problem
 from tunewright.contracts.spec import digest_of
 from tunewright.contracts.timestamps import utc_now
-from tunewright.env_builder.building import held, packaged, refuse_other_tree, remove, timed
+from tunewright.env_builder.building import alone, packaged, refuse_other_tree, remove, timed
 from tunewright.env_builder.checks import refuse
 from tunewright.env_builder.git import commit_date, dirty_patch, source_url
 from tunewright.env_builder.images import registry
@@ -86,7 +86,7 @@ def ensure_image(request: EnvironmentRequest, options: ImageOptions) -> Provided
     with open_daemon() as daemon:
         if found and daemon.find(found.image_id):
             return ProvidedEnvironment(_named(build, daemon, found).plain, built=False)
-        with held(build.place.lock, build.place.log):
+        with alone(build.place):
             if there := _find(build, daemon):
                 return ProvidedEnvironment(there.plain, built=False)
             return ProvidedEnvironment(_build(build, daemon).plain, built=True)

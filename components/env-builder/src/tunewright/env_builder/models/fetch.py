@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING
 from tunewright.contracts.errors import IntegrityError
 from tunewright.contracts.files import sync_directory
 from tunewright.contracts.timestamps import utc_now
+from tunewright.env_builder.exclusive import held
 from tunewright.env_builder.models.disk import free_bytes, full_disk_in_words
 from tunewright.env_builder.models.layout import ModelPlace, hub_of, set_mode_and_time
 from tunewright.env_builder.models.manifest import (
@@ -318,20 +318,7 @@ def _there_bytes(place: ModelPlace, file: HubFile) -> int:
     return 0
 
 
-@contextmanager
-def _held(place: ModelPlace) -> Iterator[None]:
-    """Hold the model's lock: the kernel gives it back when its holder ends, however it ends."""
-    from tunewright.env_builder.progress import say
-
+def _held(place: ModelPlace) -> AbstractContextManager[None]:
+    """Hold the model's lock while it is fetched."""
     place.blobs.mkdir(parents=True, exist_ok=True)
-    place.lock.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(place.lock, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say(f"another process fetches {place.model_id}; waiting for it")
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
+    return held(place.lock, f"another process fetches {place.model_id}; waiting for it")
