@@ -13,7 +13,8 @@ from tunewright.contracts.errors import InvalidExperiment, Problem
 from tunewright.contracts.files import write_json_atomically
 from tunewright.contracts.spec import Spec
 from tunewright.contracts.timestamps import utc_now
-from tunewright.env_builder.building import held, remove
+from tunewright.env_builder.building import remove
+from tunewright.env_builder.exclusive import held
 from tunewright.env_builder.foreign.key import resolution_key_of
 from tunewright.env_builder.foreign.lock import ForeignLock, ForeignPin
 from tunewright.env_builder.foreign.poetry_graph import plain_name
@@ -80,7 +81,7 @@ def ensure_resolution(home: Path, root: Path, lock: ForeignLock) -> Resolution:
     if found := read_resolution(home, lock):
         return found
     place = EnvironmentPlace(home, resolution_key_of(lock))
-    with held(place.lock, place.log):
+    with held(place.lock, f"another process resolves this file; waiting for it (log: {place.log})"):
         if found := read_resolution(home, lock):
             return found
         return _resolve(Workshop.at(root, place), lock)
