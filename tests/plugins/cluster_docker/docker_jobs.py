@@ -112,7 +112,9 @@ def client() -> Iterator[DockerClient]:
 def containers_of(handle: JobHandle) -> list[Container]:
     """The job's containers, running or not, by rank."""
     with client() as docker:
-        found = docker.containers.list(all=True, filters={"label": f"{LABEL}.id={handle.native_id}"})
+        found = docker.containers.list(
+            all=True, ignore_removed=True, filters={"label": f"{LABEL}.id={handle.native_id}"}
+        )
     return sorted(found, key=lambda container: str(container.name))
 
 
@@ -125,7 +127,7 @@ def left_in_docker(home: Path) -> list[str]:
     """Containers and networks of runs below `home`."""
     with client() as docker:
         objects = [
-            *docker.containers.list(all=True, filters={"label": f"{LABEL}.run_dir"}),
+            *docker.containers.list(all=True, ignore_removed=True, filters={"label": f"{LABEL}.run_dir"}),
             *docker.networks.list(filters={"label": f"{LABEL}.run_dir"}),
         ]
         labels = [(one.name, one.attrs.get("Labels") or one.attrs["Config"]["Labels"]) for one in objects]
