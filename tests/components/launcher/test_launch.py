@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import pty
+import select
 import signal
 import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from components.launcher.project import FAILING, SLOW, Project
+from tunewright.launcher.progress import BarReporter
 
 
 def test_a_run_leaves_every_file_that_is_promised(project: Project) -> None:
@@ -344,10 +349,25 @@ def test_ctrl_c_on_a_terminal_asks_what_is_to_become_of_the_job(answer: str, sta
     assert project.launcher("status", "count", "--json").document["state"] == state
 
 
-def read_until(terminal: int, words: str) -> str:
+def test_ctrl_c_while_the_bar_appears_gives_the_cursor_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = io.StringIO()
+    monkeypatch.setattr("rich.console.Console.is_terminal", True)
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr("rich.live.Live._enable_redirect_io", lambda _: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt), BarReporter():
+        pass
+    assert terminal.getvalue().endswith(SHOW_CURSOR)
+
+
+SHOW_CURSOR = "\x1b[?25h"
+
+
+def read_until(terminal: int, words: str, seconds: float = 50.0) -> str:
     """What is written to a terminal, until `words` are, or until nobody holds it any more."""
-    shown = ""
+    shown, end = "", time.monotonic() + seconds
     while words not in shown:
+        ready, _, _ = select.select([terminal], [], [], max(0.0, end - time.monotonic()))
+        assert ready, f"{words!r} not written in {seconds} s: {shown!r}"
         try:
             shown += os.read(terminal, 1 << 16).decode(errors="replace")
         except OSError:  # the other side is closed

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import signal
 import sys
 import time
 from types import TracebackType
@@ -172,7 +173,14 @@ class BarReporter(QuietReporter):
         )
 
     def __enter__(self) -> BarReporter:
-        self._progress.start()
+        # A bar that Ctrl-C leaves half started cannot be stopped: it would keep the cursor, and paint over questions.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            self._progress.start()
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        except BaseException:
+            self._progress.stop()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
