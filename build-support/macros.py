@@ -80,6 +80,8 @@ def distribution(resolves=("tools",), has_job_module=False):
 
 # What makes plugins be found: the metadata, and the code that it names.
 LIGHT_PLUGINS = (
+    "//3rdparty/python:tools#gcsfs",  # fsspec imports them by their names
+    "//3rdparty/python:tools#s3fs",
     "//components/contracts:dist-info",
     "//components/dataset-cacher:dist-info",
     "//components/dataset-cacher/src:lib",
@@ -99,6 +101,8 @@ LIGHT_PLUGINS = (
     "//trainers/qlora/src:lib@resolve=tools",
 )
 JOB_PLUGINS = (
+    "//3rdparty/python:train-cpu#gcsfs",  # fsspec imports them by their names
+    "//3rdparty/python:train-cpu#s3fs",
     "//components/contracts:dist-info",
     "//components/trainer:dist-info",
     "//components/trainer/src:lib",

@@ -71,7 +71,8 @@ def command_lines() -> list[tuple[str, LazyGroup]]:
     for path in sorted(ROOT.glob("components/*/pyproject.toml")):
         for entry in tomllib.loads(path.read_text())["project"].get("scripts", {}).values():
             try:
-                module = importlib.import_module(entry.partition(":")[0])
+                # Where a component starts is not always where its command line is.
+                module = importlib.import_module(entry.partition(":")[0].rpartition(".")[0] + ".cli")
             except ModuleNotFoundError:
                 continue  # the trainer's sources are not among the light tests' files
             groups = [value for value in vars(module).values() if isinstance(value, LazyGroup)]

@@ -1,5 +1,5 @@
 """A stand-in for the model hub's HTTP interface, on a loopback port: what huggingface_hub calls to look at a model and
-to fetch its files, and the ways in which that goes wrong.
+to fetch its files, and the ways in which that goes wrong. A dataset is a model called `datasets/OWNER/NAME`.
 
 It was written after what huggingface_hub sends and reads. The real hub does more (Xet, pages of trees, quotas), and may
 answer otherwise: nothing here proves that it does not. Large files are redirected to a second name of this machine, as
@@ -168,6 +168,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._send_large(path.removeprefix("/large/"), start)
         elif path.startswith("/api/models/"):
             self._send_description(path.removeprefix("/api/models/"))
+        elif path.startswith("/api/datasets/"):
+            self._send_description(path.removeprefix("/api/"))
         elif "/resolve/" in path:
             self._send_file(path.lstrip("/"), start)
         else:
@@ -191,6 +193,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _send_description(self, rest: str) -> None:
         kind = "/tree/" if "/tree/" in rest else "/revision/"
         model_id, _, commit = rest.partition(kind)
+        commit, _, folder = commit.partition("/")
         if self._fails(None):
             return
         files = self._find(model_id, commit)
@@ -198,11 +201,26 @@ class _Handler(BaseHTTPRequestHandler):
             return
         described = [self._describe(name, content) for name, content in files.items()]
         if kind == "/tree/":
-            self._send_json([_as_tree_entry(one) for one in described])
+            self._send_tree([_as_tree_entry(one) for one in described], folder)
         else:
             sha, gated = self.hub.shas.get(commit, commit), "manual" if model_id in self.hub.gated else False
-            self._send_json({"id": model_id, "sha": sha, "private": False, "gated": gated, "tags": [],
+            name = model_id.removeprefix("datasets/")
+            self._send_json({"id": name, "sha": sha, "private": False, "gated": gated, "tags": [],
                              "siblings": described})  # fmt: skip
+
+    def _send_tree(self, entries: list[dict[str, Any]], folder: str) -> None:
+        """All files below `folder`, or what is directly in it."""
+        below = f"{folder}/" if folder else ""
+        entries = [one for one in entries if one["path"].startswith(below)]
+        if folder and not entries:
+            self._refuse(404, "EntryNotFound", f"{folder} does not exist")
+        elif "recursive=true" in urlsplit(self.path).query.lower():
+            self._send_json(entries)
+        else:
+            folders = {f"{below}{one['path'].removeprefix(below).split('/')[0]}" for one in entries}
+            files = [one for one in entries if one["path"] in folders]
+            inner = sorted(folders - {one["path"] for one in files})
+            self._send_json([*files, *({"type": "directory", "path": one, "size": 0, "oid": "0"} for one in inner)])
 
     def _describe(self, name: str, content: bytes) -> dict[str, Any]:
         size = self.hub.announced_bytes.get(name, len(content))

@@ -19,6 +19,7 @@ from tunewright.contracts import (
     checkpoints,
     clusters,
     command_line,
+    dataset_copies,
     dataset_plugins,
     datasets,
     environments,
@@ -43,9 +44,9 @@ from tunewright.contracts.spec import Spec
 
 # Named one by one: Pants gives a test the modules that are imported, and no others.
 MODULES: tuple[ModuleType, ...] = (
-    adapters, checkpoints, clusters, command_line, dataset_plugins, datasets, environments, errors, experiment,
-    experiment_file, files, hookspecs, jobs, plugins, preflight, provenance, registry, rundir, secret_values, spec,
-    status, timestamps, variants,
+    adapters, checkpoints, clusters, command_line, dataset_copies, dataset_plugins, datasets, environments, errors,
+    experiment, experiment_file, files, hookspecs, jobs, plugins, preflight, provenance, registry, rundir,
+    secret_values, spec, status, timestamps, variants,
 )  # fmt: skip
 
 

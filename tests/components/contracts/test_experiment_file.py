@@ -12,6 +12,7 @@ from tunewright.contracts.errors import InvalidExperiment, NotFound, Problem, Us
 from tunewright.contracts.experiment import ExperimentSpec, ModelSpec
 from tunewright.contracts.experiment_file import (
     apply_assignment,
+    find_cache_root,
     find_home,
     load_experiment,
     looks_like_path,
@@ -180,6 +181,17 @@ def test_a_file_outside_any_checkout_belongs_to_the_checkout_around_the_working_
 def test_the_home_is_where_the_variable_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TUNEWRIGHT_HOME", str(tmp_path / "elsewhere"))
     assert find_home(tmp_path) == tmp_path / "elsewhere"
+
+
+@pytest.mark.parametrize(
+    ("configured", "expected"),
+    [("", "/home/datasets"), ("/shared/caches", "/shared/caches"), ("s3://bucket/caches", "s3://bucket/caches")],
+)
+def test_datasets_are_in_the_home_or_where_a_variable_says(
+    configured: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TUNEWRIGHT_CACHE_ROOT", configured)
+    assert find_cache_root(Path("/home")) == expected
 
 
 def test_a_missing_file_is_not_found_and_a_close_one_is_proposed(project: Path) -> None:

@@ -1,47 +1,130 @@
-"""The mask rules once more, slowly and without a template engine: text in pieces, each trained or not."""
+"""The mask rules once more, slowly: what is right for every template, and what open-instruct's algorithm gives."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
-EOS = "</s>"
-Message = dict[str, Any]
-Piece = tuple[str, bool]
+from components.dataset_cacher.published_formats import ASKING, FORMATS, Message, Scene, text_of
 
+Labels = tuple[list[int], list[int]]
+"""`input_ids` and `labels`."""
 
-def pieces_of(template: str, message: Message, index: int, is_last: bool) -> list[Piece]:
-    """The text of one message in order, each piece with whether it is the answer's or its end of turn's."""
-    role, content = message["role"], message["content"]
-    is_answer = role == "assistant"
-    # An answer that opens the conversation has no header before it: open-instruct trains it from the first token.
-    is_opening = is_answer and index == 0
-    if template == "tulu":
-        pieces = [(f"<|{role}|>\n", is_opening), (content + (EOS if is_answer else ""), is_answer)]
-        return [*pieces, ("" if is_answer and is_last else "\n", False)]
-    if template == "zephyr":
-        return [(f"<|{role}|>\n", is_opening), (content + EOS + "\n", is_answer)]
-    if template == "chatml":
-        return [(f"<|im_start|>{role}\n", is_opening), (content + "<|im_end|>\n", is_answer)]
-    assert template == "simple_chat"
-    gap = "\n\n" if index else ""
-    return [(f"{gap}{role.capitalize()}: ", False), (content + (EOS if is_last else ""), is_answer)]
+CharSpan = tuple[int, int]
+
+TokenSpans = list[tuple[int, int, int]]
+"""Message, start, end."""
 
 
-def labels_of(
-    template: str, messages: Sequence[Message], tokenizer: Tokenizer, max_length_tokens: int, last_only: bool = False
-) -> tuple[list[int], list[int]]:
-    """`input_ids` and `labels`: a token is trained where any of its characters is."""
-    last_answer = max((index for index, one in enumerate(messages) if one["role"] == "assistant"), default=-1)
-    text, flags = "", []
+def right_labels(
+    template: str,
+    messages: Sequence[Message],
+    tokenizer: Tokenizer,
+    eos: str,
+    max_length_tokens: int,
+    last_only: bool = False,
+) -> Labels:
+    """A token is trained where it overlaps what a wanted answer says: its content, its end of turn."""
+    answers = [index for index, one in enumerate(messages) if one["role"] == "assistant"]
+    spans = said_spans(template, messages, eos)
+    wanted = [spans[index] for index in (answers[-1:] if last_only else answers) if index in spans]
+    encoding = tokenizer.encode(text_of(template, messages, eos), add_special_tokens=False)
+    return labels_of(encoding, wanted, max_length_tokens)
+
+
+def said_spans(template: str, messages: Sequence[Message], eos: str) -> dict[int, CharSpan]:
+    """Where in the text each message says what it says, by its index."""
+    spans: dict[int, CharSpan] = {}
+    text = ""
+    for piece in FORMATS[template](Scene(messages, False, eos)):
+        if piece.speaker is not None:
+            start = spans[piece.speaker][0] if piece.speaker in spans else len(text)
+            spans[piece.speaker] = (start, len(text) + len(piece.text))
+        text += piece.text
+    opening = text_of(template, messages[:1], eos)
+    if template in ASKING and text.startswith(opening):
+        # Nothing asks for an answer that opens the conversation: open-instruct trains from the first token.
+        spans[0] = (0, len(opening))
+    return spans
+
+
+def open_instruct_labels(
+    template: str, messages: Sequence[Message], tokenizer: Tokenizer, eos: str, max_length_tokens: int
+) -> Labels | None:
+    """`sft_tulu_tokenize_and_truncate_v1`, then `sft_tulu_filter_v1`: None for a row that they drop."""
+    encoding = tokenizer.encode(text_of(template, messages, eos), add_special_tokens=False)
+    spans = char_spans(template, messages, eos)
+    if spans is not None:
+        ids, labels = labels_of(encoding, spans, max_length_tokens)
+    else:
+        counted = counted_spans(template, messages, tokenizer, eos)
+        if not all(is_its_content(messages, tokenizer, encoding, span, max_length_tokens) for span in counted):
+            return None
+        trained = [any(begin <= place < stop for _, begin, stop in counted) for place in range(len(encoding.ids))]
+        ids, labels = labelled(encoding.ids, trained, max_length_tokens)
+    return (ids, labels) if any(label != -100 for label in labels) else None
+
+
+def char_spans(template: str, messages: Sequence[Message], eos: str) -> list[CharSpan] | None:
+    """Each answer from what asks for it to what is rendered through it; None where these are no prefixes."""
+    text, spans = text_of(template, messages, eos), []
     for index, message in enumerate(messages):
-        counts = index == last_answer or not last_only
-        for piece, is_trained in pieces_of(template, message, index, index == len(messages) - 1):
-            text += piece
-            flags += [is_trained and counts] * len(piece)
-    encoding = tokenizer.encode(text, add_special_tokens=False)
-    ids = encoding.ids[:max_length_tokens]
-    offsets = encoding.offsets[:max_length_tokens]
-    return ids, [token if any(flags[start:end]) else -100 for token, (start, end) in zip(ids, offsets, strict=True)]
+        if message["role"] == "assistant":
+            header = text_of(template, messages[:index], eos, asks=True) if index else ""
+            through = text_of(template, messages[: index + 1], eos)
+            if not (text.startswith(header) and text.startswith(through)):
+                return None
+            spans.append((len(header), len(through)))
+    return spans
+
+
+def counted_spans(template: str, messages: Sequence[Message], tokenizer: Tokenizer, eos: str) -> TokenSpans:
+    """The same in numbers of tokens, each prefix tokenized by itself."""
+
+    def count(text: str) -> int:
+        return len(tokenizer.encode(text, add_special_tokens=False).ids)
+
+    return [
+        (
+            index,
+            count(text_of(template, messages[:index], eos, asks=True)) if index else 0,
+            count(text_of(template, messages[: index + 1], eos)),
+        )
+        for index, message in enumerate(messages)
+        if message["role"] == "assistant"
+    ]
+
+
+def is_its_content(
+    messages: Sequence[Message],
+    tokenizer: Tokenizer,
+    encoding: Encoding,
+    span: tuple[int, int, int],
+    max_length_tokens: int,
+) -> bool:
+    """Whether a counted span is neither too narrow nor too wide, as far as its text can tell."""
+    index, start, end = span
+    content: str = messages[index]["content"]
+    if start >= max_length_tokens:
+        return True
+    said = tokenizer.decode(encoding.ids[start : min(end, max_length_tokens)], skip_special_tokens=False)
+    if end > max_length_tokens:
+        return content.startswith(said.lstrip()[: len(content)])
+    behind = said[said.find(content) + len(content) :]
+    return said.lstrip().startswith(content) and not any(
+        later["content"] and later["content"] in behind for later in messages[index + 1 :]
+    )
+
+
+def labels_of(encoding: Encoding, spans: Sequence[CharSpan], max_length_tokens: int) -> Labels:
+    """A token is trained where its characters overlap a span that holds something."""
+    held = [span for span in spans if span[0] < span[1]]
+    trained = [any(start < stop and end > begin for begin, stop in held) for start, end in encoding.offsets]
+    return labelled(encoding.ids, trained, max_length_tokens)
+
+
+def labelled(ids: list[int], trained: list[bool], max_length_tokens: int) -> Labels:
+    """Cut at the right end, -100 where not trained."""
+    labels = [token if flag else -100 for token, flag in zip(ids, trained, strict=True)]
+    return ids[:max_length_tokens], labels[:max_length_tokens]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import signal
-import time
+import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -12,21 +12,11 @@ import pytest
 from components.dataset_cacher.workbench import Workbench, bytes_below, conversation, visible_below
 from tunewright.contracts.datasets import MANIFEST_FILE
 from tunewright.contracts.errors import CacheCorrupted, InvalidExperiment
-from tunewright.dataset_cacher import preparing, shards
-from tunewright.dataset_cacher.provide import provide_dataset
-from tunewright.dataset_cacher.readers import count_rows
-from tunewright.dataset_cacher.sources import SourceFile
-from tunewright.dataset_cacher.store import CacheStore
-
-MANY = 3000
-
-
-@pytest.fixture
-def many(bench: Workbench) -> Workbench:
-    """Enough rows to be in the middle of them for a while."""
-    bench.write("rows.jsonl", [conversation("why? " * 20, f"because of {number} " * 20) for number in range(MANY)])
-    bench.experiment(['source = "rows.jsonl"'])
-    return bench
+from tunewright.dataset_cacher.preparation import shards
+from tunewright.dataset_cacher.reading import digests
+from tunewright.dataset_cacher.reading.readers import Scan, scan_file
+from tunewright.dataset_cacher.reading.sources import SourceFile
+from tunewright.dataset_cacher.storage.store import CacheStore
 
 
 def test_a_second_request_is_a_hit_and_writes_nothing(bench: Workbench) -> None:
@@ -39,39 +29,15 @@ def test_a_second_request_is_a_hit_and_writes_nothing(bench: Workbench) -> None:
     assert bytes_below(bench.cache_root) == before
 
 
-def test_what_is_killed_in_the_middle_leaves_nothing_whole_and_is_made_again(many: Workbench, tmp_path: Path) -> None:
-    process = many.start("prepare", "experiment.toml")
-    deadline = time.monotonic() + 40
-    while not any(path.stat().st_size > 0 for path in many.cache_root.glob(".*.tmp/.spool-*.ids")):
-        assert process.poll() is None and time.monotonic() < deadline, "it ended before it could be killed"
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert list(many.cache_root.glob(f"*/{MANIFEST_FILE}")) == []
-    assert list(many.cache_root.glob(".*.tmp")) != []
-    again = json.loads(many.run("prepare", "experiment.toml", "--json").stdout)
-    assert again["hit"] is False and again["rows"] == MANY
-    assert list(many.cache_root.glob(".*.tmp")) == []
-    other = tmp_path / "untouched"
-    many.run("prepare", "experiment.toml", "--cache-root", str(other))
-    assert bytes_below(Path(again["path"])) == bytes_below(other / again["digest"])
-
-
-def test_two_preparers_at_once_do_the_work_once(many: Workbench) -> None:
-    processes = [many.start("prepare", "experiment.toml", "--json") for _ in range(2)]
-    documents = [json.loads(process.communicate(timeout=50)[0]) for process in processes]
-    assert sorted(document["hit"] for document in documents) == [False, True]
-    assert documents[0]["digest"] == documents[1]["digest"]
-
-
 def test_who_comes_second_says_so_and_waits(bench: Workbench) -> None:
     bench.write("rows.jsonl", [conversation("a", "b")])
     bench.experiment(['source = "rows.jsonl"'])
     digest = bench.run("key", "experiment.toml").stdout.strip()
-    with CacheStore.at(bench.cache_root).lock(digest, on_wait=lambda: None):
+    with CacheStore.at(bench.cache_root).lock(digest, on_wait=print):
         process = bench.start("prepare", "experiment.toml", "--json")
         assert process.stderr is not None
-        assert "another process prepares it; waiting" in process.stderr.readline()
+        told = process.stderr.readline()
+        assert f"another process prepares it (host {socket.gethostname()}, process {os.getpid()}, since " in told
         assert process.poll() is None
     assert json.loads(process.communicate(timeout=50)[0])["digest"] == digest
 
@@ -109,21 +75,15 @@ def test_a_failure_leaves_nothing_in_the_cache(bench: Workbench) -> None:
 def test_a_source_that_changes_while_it_is_read_is_refused(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
     path = bench.write("rows.jsonl", [conversation("a", "b")])
 
-    def count_and_change(file: SourceFile) -> int:
-        count = count_rows(file)
+    def scan_and_change(file: SourceFile) -> Scan:
+        scan = scan_file(file)
         path.write_text(json.dumps(conversation("a", "another")) + "\n")
-        return count
+        return scan
 
-    monkeypatch.setattr(preparing, "count_rows", count_and_change)
+    monkeypatch.setattr(digests, "scan_file", scan_and_change)
     with pytest.raises(InvalidExperiment, match=r"rows.jsonl: changed while it was read"):
         bench.provide({"source": "rows.jsonl"})
     assert visible_below(bench.cache_root) == []
-
-
-def test_a_root_that_is_a_url_is_refused_in_words(bench: Workbench) -> None:
-    bench.write("rows.jsonl", [conversation("a", "b")])
-    with pytest.raises(InvalidExperiment, match="directories only"):
-        provide_dataset(bench.request({"source": "rows.jsonl"}), "s3://bucket/caches")
 
 
 def test_shards_and_batches_end_where_they_should(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import gzip
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pyarrow as arrow
 import pytest
 from pyarrow import parquet
+from tokenizers import Tokenizer
 
 from components.dataset_cacher.workbench import Workbench, conversation
 from tunewright.contracts.errors import InvalidDataset
@@ -59,7 +62,10 @@ def test_a_row_becomes_these_messages(name: str, row: dict[str, Any], messages: 
             "`content` must be text, got a list",
         ),
         ("messages", {"messages": [{**USER, "train": "no"}]}, "`train` must be true or false"),
-        ("messages", {"messages": [USER], "tools": [{}]}, "`tools`"),
+        ("messages", {"messages": [USER], "tools": ["bash"]}, "tool 1 must be an object"),
+        ("messages", {"messages": [USER], "tools": "{not json"}, "`tools` is text, but not JSON"),
+        ("messages", {"messages": [USER], "tools": 3}, "`tools` must be a list of objects, got the number 3"),
+        ("messages", {"messages": [{"role": "assistant", "tool_calls": None}]}, "has no `content`"),
         ("question_answer", {"question": "why?"}, "no `answer`"),
         ("question_answer", {"question": "why?", "answer": 42}, "`answer` must be text, got 42"),
         ("prompt_completion", {"prompt": 3, "completion": "x"}, "`prompt` must be text or a list"),
@@ -127,3 +133,35 @@ def test_many_bad_rows_are_counted_and_the_first_five_shown(bench: Workbench) ->
         bench.provide({"source": "rows.jsonl"}, {"source": "more.jsonl"})
     assert "13 rows cannot be used; the first 5" in str(caught.value)
     assert [problem.path for problem in caught.value.problems] == [f"rows.jsonl:{line}" for line in range(2, 7)]
+
+
+TOOLS = [{"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}]
+WITH_TOOLS = (
+    "{% for tool in tools or [] %}{{ tool | tojson }}\n{% endfor %}{% for m in messages %}<|im_start|>{{ m.role }}\n"
+    "{{ m.content if m.content is defined else '' }}{{ m.tool_calls | tojson if m.tool_calls else '' }}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@pytest.mark.parametrize("kind", ["none", "jsonl", "json text", "parquet"])
+def test_the_tools_of_a_row_reach_the_template_and_its_calls_are_trained(
+    kind: str, bench: Workbench, tmp_path: Path
+) -> None:
+    model = shutil.copytree(bench.model, tmp_path / "model")
+    config = json.loads((model / "tokenizer_config.json").read_text())
+    (model / "tokenizer_config.json").write_text(json.dumps({**config, "chat_template": WITH_TOOLS}))
+    call = {"role": "assistant", "content": None, "tool_calls": [{"name": "add"}]}
+    messages = [USER, call, {"role": "tool", "content": "3", "tool_calls": None}, ANSWER]
+    tools = {"none": None, "json text": json.dumps(TOOLS)}.get(kind, TOOLS)
+    row = {"messages": messages, "tools": tools}
+    if kind == "parquet":
+        parquet.write_table(arrow.Table.from_pylist([row]), bench.project / "rows.parquet")
+    else:
+        bench.write("rows.jsonl", [row])
+    own = dataclasses.replace(bench, model=model)
+    provided = own.provide({"source": f"rows.{'parquet' if kind == 'parquet' else 'jsonl'}"}, template="tokenizer")
+    tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
+    text = tokenizer.decode(own.rows(provided)[0][0], skip_special_tokens=False)
+    named = '{"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}\n'
+    assert text.startswith("<|im_start|>" if kind == "none" else f"{named}<|im_start|>")
+    assert own.trained(provided) == ['[{"name": "add"}]<|im_end|>\nso.<|im_end|>\n']

@@ -66,6 +66,9 @@ def test_one_answer_rewritten_with_the_same_size_and_times_changes_it(base: Work
         ({"rows": 4}, {}),
         ({"fraction": 0.5}, {}),
         ({"train_on": "all"}, {}),
+        ({"columns": {"messages": "conversation"}}, {}),
+        ({"filters": [{"column": "lang", "equals": "en"}]}, {}),
+        ({"system_prompt": "Be brief."}, {}),
         ({}, {"seed": 18}),
         ({}, {"shuffle": True}),
         ({}, {"max_length_tokens": 255}),
@@ -76,6 +79,14 @@ def test_whatever_decides_the_tokens_changes_it(
     source: dict[str, Any], options: dict[str, Any], base: Workbench
 ) -> None:
     assert base.digest({**SOURCE, **source}, **options) != base.digest(SOURCE)
+
+
+def test_a_key_names_what_is_given_and_nothing_else(base: Workbench) -> None:
+    plain = base.provide(SOURCE, plan_only=True).key["sources"][0]
+    assert sorted(plain) == ["files", "format", "fraction", "rows", "train_on"]
+    filters = [{"column": "lang", "is_in": ["en", "de"]}]
+    given = base.provide({**SOURCE, "filters": filters}, plan_only=True).key["sources"][0]
+    assert given == {**plain, "filters": filters}
 
 
 def test_the_order_of_the_mix_changes_it_and_packing_does_not(base: Workbench) -> None:

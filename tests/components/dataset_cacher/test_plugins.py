@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from components.dataset_cacher.published_formats import FORMATS
 from components.dataset_cacher.workbench import Workbench
 from tunewright.contracts.errors import BrokenPlugin
 from tunewright.contracts.plugins import PluginHost
@@ -40,7 +41,7 @@ def install(directory: Path, version: int) -> None:
 def test_our_formats_and_templates_are_registered_by_hook() -> None:
     host = PluginHost.discover()
     assert host.dataset_formats.names() == ("alpaca", "messages", "prompt_completion", "question_answer", "sharegpt")
-    assert host.chat_templates.names() == ("chatml", "simple_chat", "tulu", "zephyr")
+    assert host.chat_templates.names() == tuple(sorted(FORMATS))
     assert "tunewright-dataset-cacher" in host.dataset_formats.owner_of("messages")
 
 

@@ -15,9 +15,9 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 
 from tunewright.contracts.datasets import DatasetManifest, DatasetRequest, read_manifest
 from tunewright.contracts.experiment import DatasetSource, DatasetSpec
-from tunewright.dataset_cacher.exporting import labels_of
+from tunewright.dataset_cacher.exchange.exporting import labels_of
+from tunewright.dataset_cacher.preparation.shards import read_shards
 from tunewright.dataset_cacher.provide import Provided, provide_dataset
-from tunewright.dataset_cacher.shards import read_shards
 
 SPECIAL_TOKENS = ("<s>", "</s>", "<pad>", "<|im_start|>", "<|im_end|>")
 
@@ -81,13 +81,19 @@ class Workbench:
         template: str = "tulu",
         max_length_tokens: int = 256,
         shuffle: bool = False,
+        max_dropped_fraction: float = 0.9,
         seed: int = 17,
         plan_only: bool = False,
     ) -> DatasetRequest:
         """What the launcher would ask for."""
         sources = tuple(DatasetSource.model_validate(source) for source in mix)
         return DatasetRequest(
-            dataset=DatasetSpec(max_length_tokens=max_length_tokens, shuffle=shuffle, mix=sources),
+            dataset=DatasetSpec(
+                max_length_tokens=max_length_tokens,
+                shuffle=shuffle,
+                max_dropped_fraction=max_dropped_fraction,
+                mix=sources,
+            ),
             tokenizer=str(self.model),
             chat_template=template,
             seed=seed,

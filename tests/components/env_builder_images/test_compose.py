@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from components.env_builder.checkout import Checkout
+from tunewright.contracts.datasets import CachedDataset
 from tunewright.contracts.environments import EnvironmentRef
 from tunewright.contracts.errors import UsageError
 from tunewright.contracts.experiment import ExperimentSpec
@@ -79,6 +80,12 @@ def test_a_job_in_a_pex_has_no_compose_file() -> None:
         compose_text(job(environment=pex))
     with pytest.raises(UsageError, match="runs in nothing"):
         compose_text(job(environment=None))
+
+
+def test_a_dataset_at_a_url_is_not_mounted_the_job_fetches_it() -> None:
+    at_url = CachedDataset(digest="d" * 64, path="s3://lab/datasets/" + "d" * 64)
+    (service,) = yaml.safe_load(compose_text(job(dataset=at_url)))["services"].values()
+    assert [one["source"] for one in service["volumes"]] == ["/runs/my run"]
 
 
 def test_limits_gpus_and_mounts_of_the_cluster_are_the_services() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from components.launcher.project import FAILING, Project
 
 # Sees every socket and every file opened for writing, in Python's own words; subprocesses are told apart by name.
@@ -54,6 +56,14 @@ def test_a_launch_sends_what_plan_said(project: Project) -> None:
     assert document["job"]["command"] == project.json("count", "job.json")["command"]
     assert project.launcher("plan", "count.toml", "--json").document["run"] == "count-2"
     assert project.launcher("plan", "count.toml", "--name", "mine", "--json").document["run"] == "mine"
+
+
+def test_the_job_gets_the_dataset_where_the_variable_keeps_them(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TUNEWRIGHT_CACHE_ROOT", "s3://bucket/caches")
+    dataset = project.launcher("plan", "count.toml", "--json").document["job"]["dataset"]
+    assert dataset["path"] == f"s3://bucket/caches/{dataset['digest']}"
 
 
 def test_plan_prints_the_clusters_own_words(project: Project) -> None:

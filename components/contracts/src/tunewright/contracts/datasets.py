@@ -15,6 +15,8 @@ A cache is a directory `<cache_root>/<digest>/` with
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +161,9 @@ class DatasetManifest(Spec):
     sources: tuple[dict[str, Any], ...] = ()
     """As in `CachedDataset.sources`, with what each contributed and dropped."""
 
+    engine: dict[str, Any] = {}
+    """What encoded it: `name`, `version`, and how much of it was compared with the reference. It decides no token."""
+
     shards: tuple[ShardRecord, ...] = Field(min_length=1)
     """The token shards, in the order of their rows."""
 
@@ -185,13 +190,20 @@ def read_manifest(cache: Path) -> DatasetManifest:
     """
     path = cache / MANIFEST_FILE
     try:
-        manifest = DatasetManifest.model_validate_json(path.read_bytes())
+        data = path.read_bytes()
     except FileNotFoundError:
         raise NotFound(f"{cache}: no prepared dataset (it has no {MANIFEST_FILE})") from None
+    return parse_manifest(data, str(path))
+
+
+def parse_manifest(data: bytes, place: str) -> DatasetManifest:
+    """The manifest in `data`, which was read at `place`. Raises CacheCorrupted as `read_manifest`."""
+    try:
+        manifest = DatasetManifest.model_validate_json(data)
     except ValidationError as error:
-        raise CacheCorrupted(f"{path}: is not a dataset manifest: {error.errors()[0]['msg']}") from None
+        raise CacheCorrupted(f"{place}: is not a dataset manifest: {error.errors()[0]['msg']}") from None
     if digest_of(manifest.key) != manifest.digest:
-        raise CacheCorrupted(f"{path}: its key does not give its digest {manifest.digest}")
+        raise CacheCorrupted(f"{place}: its key does not give its digest {manifest.digest}")
     return manifest
 
 
@@ -207,3 +219,12 @@ def verify_cache(cache: Path) -> DatasetManifest:
             "\n".join(problems), "remove the cache's directory and prepare it again; it was not trained on"
         )
     return manifest
+
+
+def mark_used(cache: Path) -> None:
+    """Note that the cache in the directory `cache` is used now: the time of the directory itself says so to `gc`.
+
+    Where we may not write, nothing is noted.
+    """
+    with suppress(OSError):
+        os.utime(cache)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, StrictBool, StrictFloat, StrictInt, StrictStr, field_validator, model_validator
 
 from tunewright.contracts.spec import Spec, digest_of
 
@@ -65,6 +65,47 @@ class ModelSpec(Spec):
     """What the forward pass computes in. Master weights of trained parameters stay float32."""
 
 
+FilterValue = StrictBool | StrictInt | StrictFloat | StrictStr
+
+
+class RowFilter(Spec):
+    """`dataset.mix[].filters`: a condition on one column. Every key that is given must hold. No value meets none."""
+
+    column: str = Field(min_length=1)
+    """The column as the source calls it; `meta.language` is `language` of the object `meta`."""
+
+    equals: FilterValue | None = None
+    """It is this value. Text, numbers and true or false are never equal to one another."""
+
+    not_equals: FilterValue | None = None
+    """It is another value than this."""
+
+    is_in: tuple[FilterValue, ...] | None = Field(default=None, min_length=1)
+    """It is one of these values."""
+
+    not_in: tuple[FilterValue, ...] | None = Field(default=None, min_length=1)
+    """It is none of these values."""
+
+    at_least: StrictFloat | StrictInt | None = None
+    """A number not below this. In CSV files, where all is text, the number that the text spells."""
+
+    at_most: StrictFloat | StrictInt | None = None
+    """A number not above this."""
+
+    min_characters: int | None = Field(default=None, ge=0)
+    """Text of at least this length; of a list of messages, all their contents together."""
+
+    max_characters: int | None = Field(default=None, ge=0)
+    """Text of at most this length; of a list of messages, all their contents together."""
+
+    @model_validator(mode="after")
+    def _has_a_condition(self) -> RowFilter:
+        conditions = [name for name in type(self).model_fields if name != "column"]
+        if all(getattr(self, name) is None for name in conditions):
+            raise ValueError(f"has no condition: give one of {', '.join(f'`{name}`' for name in conditions)}")
+        return self
+
+
 class DatasetSource(Spec):
     """`[[dataset.mix]]`: one source of conversations and how much of it."""
 
@@ -74,8 +115,23 @@ class DatasetSource(Spec):
     revision: str | None = Field(default=None, pattern=r"^[0-9a-f]{40}$")
     """The commit of a hub id, 40 hexadecimal digits."""
 
+    config: str | None = Field(default=None, min_length=1)
+    """The configuration of a hub dataset that has several."""
+
+    split: str | None = Field(default=None, pattern=r"^\w+(\.\w+)*$")
+    """The split of a hub dataset or of a directory that has one folder or file for each; `train` of hub datasets."""
+
     format: str = "messages"
     """How a row is read: `messages`, `prompt_completion`, `alpaca`, `sharegpt`, `question_answer`, or a plugin's."""
+
+    columns: dict[str, str] = Field(default_factory=dict)
+    """Names that the format reads to columns of the source that hold them: `{messages = "conversation"}`."""
+
+    filters: tuple[RowFilter, ...] = ()
+    """Conditions on the source's own columns. Only rows that meet all of them are there, for `fraction` and `rows`."""
+
+    system_prompt: str | None = Field(default=None, min_length=1)
+    """Put before every conversation that has no system message."""
 
     fraction: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Share of the rows, above 0. 1.0 is all of them in order; above 1.0 repeats, with a note. Excludes `rows`."""
@@ -103,6 +159,9 @@ class DatasetSpec(Spec):
 
     shuffle: bool = False
     """Shuffle the rows of the cache by `seed`. The trainer shuffles each epoch anyway."""
+
+    max_dropped_fraction: float = Field(default=0.9, ge=0, le=1)
+    """Share of the rows, 0 to 1, that may be left out because nothing in them can be trained; more are an error."""
 
     mix: tuple[DatasetSource, ...] = Field(min_length=1)
     """The sources, in order. At least one."""

@@ -22,6 +22,7 @@ from tunewright.contracts.rundir import RunDir
 from tunewright.contracts.spec import Spec
 
 HOME_VARIABLE = "TUNEWRIGHT_HOME"
+CACHE_ROOT_VARIABLE = "TUNEWRIGHT_CACHE_ROOT"
 RUN_PREFIX = "run:"
 
 
@@ -142,6 +143,14 @@ def find_home(project_root: Path) -> Path:
     """`$TUNEWRIGHT_HOME`, absolute; `.tunewright` in the project where it is not set."""
     configured = os.environ.get(HOME_VARIABLE)
     return Path(configured).expanduser().absolute() if configured else project_root / ".tunewright"
+
+
+def find_cache_root(home: Path) -> str:
+    """Where datasets are: `$TUNEWRIGHT_CACHE_ROOT`, a path (made absolute) or a URL; else `datasets` in the home."""
+    configured = os.environ.get(CACHE_ROOT_VARIABLE)
+    if not configured:
+        return str(home / "datasets")
+    return configured if "://" in configured else str(Path(configured).expanduser().absolute())
 
 
 def resolve_model(model: ModelSpec, project_root: Path, home: Path, with_digest: bool = True) -> ModelReference:

@@ -11,11 +11,17 @@ _COMMANDS = "tunewright.dataset_cacher.commands"
 _LAZY = {
     "prepare": (f"{_COMMANDS}.prepare:prepare", "Prepare an experiment's dataset, or find it prepared."),
     "key": (f"{_COMMANDS}.prepare:key", "Show the digest of an experiment's dataset; prepare nothing."),
+    "explain": (f"{_COMMANDS}.explain:explain", "Say what makes the digests of two datasets differ."),
     "list": (f"{_COMMANDS}.caches:list_caches", "List the prepared datasets."),
-    "stats": (f"{_COMMANDS}.caches:stats", "Show counts and lengths of one."),
-    "show": (f"{_COMMANDS}.show:show", "Print a conversation with the trained tokens coloured."),
+    "stats": (f"{_COMMANDS}.stats:stats", "Show counts and lengths of one, as tables or as a page with plots."),
+    "show": (f"{_COMMANDS}.show:show", "Print conversations with the trained tokens coloured, or make a page of them."),
     "verify": (f"{_COMMANDS}.caches:verify", "Compare every byte of one with its manifest."),
-    "export": (f"{_COMMANDS}.export:export", "Write one as jsonl, parquet or a Hugging Face dataset."),
+    "gc": (f"{_COMMANDS}.gc:gc", "Remove caches by age and size, never what a run uses."),
+    "export": (
+        f"{_COMMANDS}.export:export",
+        "Write one as jsonl, parquet, a Hugging Face dataset or OLMo-core's arrays.",
+    ),
+    "import": (f"{_COMMANDS}.import_cache:import_cache", "Take over a cache directory of open-instruct."),
 }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -12,15 +12,17 @@ from tunewright.contracts.datasets import DatasetRequest
 from tunewright.contracts.experiment import DatasetSource
 from tunewright.contracts.plugins import PluginHost
 from tunewright.contracts.spec import digest_of
-from tunewright.dataset_cacher.digests import DigestMemory, signature_of
-from tunewright.dataset_cacher.sources import SourceFile, find_files
-from tunewright.dataset_cacher.templates import choose_template
-from tunewright.dataset_cacher.tokenizer_files import TokenizerFiles, fetch_tokenizer, read_tokenizer_files
+from tunewright.dataset_cacher.chat.templates import choose_template
+from tunewright.dataset_cacher.reading.digests import DigestMemory
+from tunewright.dataset_cacher.reading.hub import HubDataset, fetch_hub_files, find_hub_dataset
+from tunewright.dataset_cacher.reading.opening import Signature
+from tunewright.dataset_cacher.reading.sources import SourceFile, find_files
+from tunewright.dataset_cacher.tokens.tokenizer_files import TokenizerFiles, fetch_tokenizer, read_tokenizer_files
 
-CACHE_FORMAT_VERSION = 1
+CACHE_FORMAT_VERSION = 2
 """Raise it when the layout of a cache, or what our own code makes of the same inputs, changes."""
 
-PACKING_ALGORITHM = {"algorithm": "best-fit-decreasing", "version": 1}
+PACKING_ALGORITHM = {"algorithm": "best-fit-decreasing", "version": 2}
 TRUNCATION_RULE = "right"
 DECIDING_LIBRARIES = ("jinja2", "tokenizers")
 """Libraries whose versions may change tokens."""
@@ -39,8 +41,11 @@ class SourceInputs:
     sha256s: tuple[str, ...]
     """Of each file."""
 
-    signatures: tuple[list[int], ...]
-    """Each file's size, times and inode when its digest was taken."""
+    signatures: tuple[Signature, ...]
+    """What would have changed with each file, when its digest was taken."""
+
+    hub: HubDataset | None = None
+    """What it is on the hub: the commit decides its rows, and its files come when they are needed."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +63,9 @@ class Inputs:
 
 
 def find_inputs(request: DatasetRequest, host: PluginHost, memory: DigestMemory) -> Inputs:
-    """Find and name everything `request` asks for. Reads files; writes nothing, and with `plan_only` opens no socket.
+    """Find and name everything `request` asks for. Reads files, writes nothing, and asks no hub with `plan_only`.
+
+    Object stores are asked what there is, and read where what is there is not remembered.
 
     Raises what is wrong with the sources, formats, template or tokenizer, by the field that names it.
     """
@@ -67,20 +74,38 @@ def find_inputs(request: DatasetRequest, host: PluginHost, memory: DigestMemory)
     chosen = [formats.get(one.format, f"dataset.mix[{index}].format") for index, one in enumerate(mix)]
     tokenizer = read_tokenizer_files(_tokenizer_directory(request), memory.sha256_of)
     template = choose_template(request.chat_template, host.chat_templates, tokenizer)
-    found = [find_files(one, index, root) for index, one in enumerate(mix)]
     sources = tuple(
-        SourceInputs(
-            spec=one,
-            format=dataset_format,
-            format_owner=formats.owner_of(dataset_format.name),
-            files=files,
-            signatures=tuple(signature_of(file.path) for file in files),
-            sha256s=tuple(memory.sha256_of(file.path) for file in files),
-        )
-        for one, dataset_format, files in zip(mix, chosen, found, strict=True)
+        _find_source(one, index, dataset_format, formats.owner_of(dataset_format.name), root, memory)
+        for index, (one, dataset_format) in enumerate(zip(mix, chosen, strict=True))
     )
     key = _key(request, sources, tokenizer, template)
     return Inputs(request, sources, tokenizer, template, key, digest_of(key))
+
+
+def with_hub_files(inputs: Inputs, memory: DigestMemory) -> Inputs:
+    """`inputs`, with the files of datasets of the hub, fetched where they are not here. The key stays as it is.
+
+    Raises what is wrong with such a source, by its field.
+    """
+    sources = tuple(
+        one if one.hub is None else _with_files(one, fetch_hub_files(one.hub, f"dataset.mix[{index}]"), memory)
+        for index, one in enumerate(inputs.sources)
+    )
+    return replace(inputs, sources=sources)
+
+
+def _find_source(
+    spec: DatasetSource, index: int, dataset_format: DatasetFormat, owner: str, root: Path, memory: DigestMemory
+) -> SourceInputs:
+    hub = find_hub_dataset(spec, root)
+    source = SourceInputs(spec, dataset_format, owner, files=(), sha256s=(), signatures=(), hub=hub)
+    return source if hub is not None else _with_files(source, find_files(spec, index, root), memory)
+
+
+def _with_files(source: SourceInputs, files: tuple[SourceFile, ...], memory: DigestMemory) -> SourceInputs:
+    known = memory.identify(files)
+    signatures, sha256s = tuple(signature for signature, _ in known), tuple(sha256 for _, sha256 in known)
+    return replace(source, files=files, signatures=signatures, sha256s=sha256s)
 
 
 def _tokenizer_directory(request: DatasetRequest) -> Path:
@@ -113,11 +138,27 @@ def _key(
 
 
 def _source_key(source: SourceInputs) -> dict[str, Any]:
-    files = [{"sha256": sha256, "kind": file.kind} for file, sha256 in zip(source.files, source.sha256s, strict=True)]
     return {
-        "files": files,
+        **_content_key(source),
         "format": {"name": source.format.name, "version": source.format.version},
         "fraction": source.spec.fraction,
         "rows": source.spec.rows,
         "train_on": source.spec.train_on,
+        **_given_key(source.spec),
     }
+
+
+def _content_key(source: SourceInputs) -> dict[str, Any]:
+    """What the rows are: the content of files, or a commit of the hub."""
+    if source.hub is not None:
+        return {"hub": source.hub.to_document()}
+    pairs = zip(source.files, source.sha256s, strict=True)
+    return {"files": [{"sha256": sha256, "kind": file.kind} for file, sha256 in pairs]}
+
+
+def _given_key(spec: DatasetSource) -> dict[str, Any]:
+    """What is in the key only where it is given: sources that do without have the digests they had before."""
+    document = spec.to_document()
+    filters = [{name: value for name, value in one.items() if value is not None} for one in document["filters"]]
+    given = {"columns": document["columns"], "filters": filters, "system_prompt": document["system_prompt"]}
+    return {name: value for name, value in given.items() if value}

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 @hookimpl
 def tunewright_register_dataset_formats(register: DatasetFormatRegistry) -> None:
     """The built-in row formats."""
-    from tunewright.dataset_cacher.formats import BUILT_IN_FORMATS
+    from tunewright.dataset_cacher.chat.formats import BUILT_IN_FORMATS
 
     for dataset_format in BUILT_IN_FORMATS:
         register.add(dataset_format)
@@ -23,7 +23,7 @@ def tunewright_register_dataset_formats(register: DatasetFormatRegistry) -> None
 @hookimpl
 def tunewright_register_chat_templates(register: ChatTemplateRegistry) -> None:
     """The built-in chat templates."""
-    from tunewright.dataset_cacher.templates import BUILT_IN_TEMPLATES
+    from tunewright.dataset_cacher.chat.templates import BUILT_IN_TEMPLATES
 
     for template in BUILT_IN_TEMPLATES:
         register.add(template)

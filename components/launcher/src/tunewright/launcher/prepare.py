@@ -11,7 +11,7 @@ from tunewright.contracts.clusters import Cluster
 from tunewright.contracts.datasets import CachedDataset, DatasetRequest
 from tunewright.contracts.environments import EnvironmentRef, EnvironmentRequest
 from tunewright.contracts.experiment import ResolvedExperiment
-from tunewright.contracts.experiment_file import LoadedExperiment, resolve_model
+from tunewright.contracts.experiment_file import LoadedExperiment, find_cache_root, resolve_model
 from tunewright.contracts.jobs import JobSpec, LaunchOrigin, ModelReference, Resources, SubmissionPlan
 from tunewright.contracts.plugins import PluginHost
 from tunewright.contracts.preflight import PreflightReport
@@ -65,7 +65,7 @@ class CheckedExperiment:
     def prepare_dataset(self) -> CachedDataset:
         """The dataset itself, prepared where it is not there yet."""
         request = _dataset_request(self.experiment, self.model, plan_only=False)
-        return self.host.provide_dataset(request, str(self.home / "datasets"))
+        return self.host.provide_dataset(request, find_cache_root(self.home))
 
 
 def check_experiment(arguments: ExperimentArguments, host: PluginHost) -> CheckedExperiment:
@@ -81,7 +81,7 @@ def check_experiment(arguments: ExperimentArguments, host: PluginHost) -> Checke
     model = resolve_model(experiment.spec.model, loaded.project_root, loaded.home)
     report = run_preflight(experiment, host, cluster, checkout.findings)
     refuse_errors(report)
-    dataset = host.provide_dataset(_dataset_request(experiment, model, plan_only=True), str(loaded.home / "datasets"))
+    dataset = host.provide_dataset(_dataset_request(experiment, model, plan_only=True), find_cache_root(loaded.home))
     environment = host.provide_environment(_environment_request(experiment, checkout, plan_only=True))
     return CheckedExperiment(loaded, experiment, checkout, report, model, environment, dataset, host, cluster)
 

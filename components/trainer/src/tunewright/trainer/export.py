@@ -21,7 +21,7 @@ from tunewright.trainer.final_model import (
     make_origin,
     write_model,
 )
-from tunewright.trainer.job import TrainingJob, open_job
+from tunewright.trainer.job import TrainingJob, fetch_dataset, open_job
 from tunewright.trainer.model_loading import write_directory
 
 
@@ -124,6 +124,7 @@ def _final_model(job: TrainingJob, checkpoint: Path, manifest: CheckpointManifes
 
 def _template(job: TrainingJob) -> str | None:
     try:
+        fetch_dataset(job)
         return chat_template_of(read_manifest(job.dataset))
     except TunewrightError as error:
         raise NotFound(

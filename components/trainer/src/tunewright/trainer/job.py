@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from tunewright.contracts.datasets import DatasetManifest, read_manifest, verify_cache
+from tunewright.contracts.dataset_copies import fetch_copy, is_url, node_cache_directory
+from tunewright.contracts.datasets import CachedDataset, DatasetManifest, mark_used, read_manifest, verify_cache
 from tunewright.contracts.errors import InvalidExperiment, NotFound, Problem
 from tunewright.contracts.experiment import ExperimentSpec
 from tunewright.contracts.jobs import JobSpec, ModelReference
@@ -28,6 +30,8 @@ class TrainingJob:
     experiment: ExperimentSpec
     model: ModelReference
     dataset: Path
+    """Where this node reads the cache. One at a URL is copied there by `fetch_dataset`."""
+
     variant: VariantInfo
     options: Spec
     host: PluginHost
@@ -68,7 +72,24 @@ def open_job(path: Path) -> TrainingJob:
     info = host.variants.get(job.experiment.training.variant, "training.variant")
     _refuse_strategy(job.experiment, info)
     options = parse_options(info, job.experiment)
-    return TrainingJob(job, job.experiment, job.model, Path(job.dataset.path), info, options, host)
+    return TrainingJob(job, job.experiment, job.model, dataset_directory(job.dataset), info, options, host)
+
+
+def dataset_directory(dataset: CachedDataset) -> Path:
+    """The directory in which this node reads `dataset`: its own, or that of the node's copy where it is at a URL."""
+    return node_cache_directory() / dataset.digest if is_url(dataset.path) else Path(dataset.path)
+
+
+def fetch_dataset(job: TrainingJob) -> None:
+    """Have the cache on this node. Raises NotFound, Unavailable or CacheCorrupted where it cannot be copied."""
+    assert job.job.dataset is not None
+    if is_url(job.job.dataset.path):
+        fetch_copy(job.job.dataset.path, job.job.dataset.digest, job.dataset.parent, _say)
+    mark_used(job.dataset)
+
+
+def _say(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
 
 
 def _refuse_strategy(experiment: ExperimentSpec, info: VariantInfo) -> None:
@@ -90,7 +111,11 @@ def parse_options(info: VariantInfo, experiment: ExperimentSpec) -> Spec:
 
 
 def verify_dataset(job: TrainingJob) -> DatasetManifest:
-    """Check every file of the cache against its digest. Raises CacheCorrupted: such a cache is never trained on."""
+    """Check every file of the cache against its digest. Raises CacheCorrupted: such a cache is never trained on.
+
+    A cache at a URL is copied to this node first.
+    """
+    fetch_dataset(job)
     manifest = verify_cache(job.dataset)
     _refuse_other_dataset(job, manifest)
     if manifest.rows == 0:

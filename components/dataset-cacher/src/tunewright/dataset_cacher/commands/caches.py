@@ -1,102 +1,97 @@
-"""`dataset-cacher list`, `stats` and `verify`."""
+"""`dataset-cacher list` and `verify`."""
 
 from __future__ import annotations
 
-import json
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from typing import Any
 
 import click
 
-from tunewright.contracts.datasets import DatasetManifest, read_manifest, verify_cache
-from tunewright.contracts.errors import CacheCorrupted
+from tunewright.contracts.datasets import DatasetManifest
+from tunewright.contracts.errors import CacheCorrupted, NotFound
 from tunewright.contracts.files import json_text
 from tunewright.dataset_cacher.commands.options import as_json, cache_root, digest_argument, open_store
+from tunewright.dataset_cacher.storage.collecting import age_text, size_text
+from tunewright.dataset_cacher.storage.store import StoredCache
+
+_PARALLEL_READS = 8
 
 
 @click.command("list")
 @cache_root
 @as_json
 def list_caches(cache_root: str | None, as_json: bool) -> None:
-    """List the prepared datasets."""
+    """List the prepared datasets: size, rows, tokens, age, and when each was used last."""
     store = open_store(cache_root)
-    found, broken = [], []
-    for digest in store.digests():
+
+    def read(one: StoredCache) -> DatasetManifest | str | None:
         try:
-            found.append(_summary(read_manifest(store.path_of(digest))))
+            return store.read_manifest(one.digest)
         except CacheCorrupted as error:
-            broken.append(str(error))
+            return str(error)
+        except NotFound:  # removed meanwhile
+            return None
+
+    whole = [one for one in store.stored() if one.is_whole]
+    with ThreadPoolExecutor(_PARALLEL_READS) as pool:
+        manifests = list(pool.map(read, whole))
+    pairs = zip(whole, manifests, strict=True)
+    found = [_summary(one, manifest) for one, manifest in pairs if isinstance(manifest, DatasetManifest)]
     if as_json:
         click.echo(json_text(found), nl=False)
     else:
-        for one in found:
-            formats = ", ".join(one["formats"])
-            counts = f"{one['rows']:>10,} rows {one['tokens']:>14,} tokens {one['bytes'] / 1e6:>9,.1f} MB"
-            click.echo(f"{one['digest'][:12]} {counts}  {one['chat_template']}, {formats}")
-    for message in broken:
-        click.echo(message, err=True)
+        _print_table(found, whole)
+    for message in manifests:
+        if isinstance(message, str):
+            click.echo(message, err=True)
 
 
-def _summary(manifest: DatasetManifest) -> dict[str, Any]:
+def _summary(stored: StoredCache, manifest: DatasetManifest) -> dict[str, Any]:
+    key = manifest.key  # of an imported cache it has other fields
+    template = key.get("chat_template")
     return {
         "digest": manifest.digest,
         "rows": manifest.rows,
         "tokens": manifest.tokens,
         "trained_tokens": manifest.trained_tokens,
-        "bytes": sum(record.bytes for record in manifest.files),
-        "chat_template": manifest.key["chat_template"]["name"],
-        "max_length_tokens": manifest.key["max_length_tokens"],
-        "formats": [source["format"] for source in manifest.sources],
+        "bytes": stored.bytes,
+        "made_at": _iso(stored.made_at),
+        "used_at": _iso(stored.used_at),
+        "chat_template": template.get("name") if isinstance(template, dict) else None,
+        "max_length_tokens": key.get("max_length_tokens"),
+        "formats": [source.get("format") for source in manifest.sources],
     }
 
 
-@click.command()
-@digest_argument
-@cache_root
-@as_json
-def stats(digest: str, cache_root: str | None, as_json: bool) -> None:
-    """Show counts and lengths of the cache DIGEST (six of its digits are enough)."""
-    store = open_store(cache_root)
-    cache = store.path_of(store.resolve(digest))
-    manifest = read_manifest(cache)
-    if (problem := manifest.statistics.problem(cache)) is not None:
-        raise CacheCorrupted(problem)
-    statistics = json.loads((cache / manifest.statistics.file).read_text(encoding="utf-8"))
-    if as_json:
-        click.echo(json_text({"digest": manifest.digest, **statistics}), nl=False)
-    else:
-        _print_tables(manifest, statistics)
+def _iso(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
 
 
-def _print_tables(manifest: DatasetManifest, statistics: dict[str, Any]) -> None:
+def _print_table(found: Sequence[dict[str, Any]], stored: Sequence[StoredCache]) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    if not found:
+        return
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=200)
-    console.print(f"{manifest.digest[:12]}  template {manifest.key['chat_template']['name']}, ids {manifest.id_type}")
-    table = Table("", "format", "rows", "of", "repeated", "tokens", "trained", "cut", "dropped", box=None)
-    for index, source in enumerate(statistics["sources"]):
-        table.add_row(f"mix[{index}]", source["format"], *_counts(source))
-    if len(statistics["sources"]) > 1:
-        table.add_row("all", "", *_counts(statistics))
+    table = Table("cache", box=None)
+    for name in ("rows", "tokens", "size", "age", "last used"):
+        table.add_column(name, justify="right")
+    table.add_column("template")
+    table.add_column("formats")
+    now, times = time.time(), {one.digest: one for one in stored}
+    for one in found:
+        when = times[one["digest"]]
+        ages = age_text(now - when.made_at), age_text(now - when.used_at)
+        formats = ", ".join(dict.fromkeys(filter(None, one["formats"])))
+        counts = f"{one['rows']:,}", f"{one['tokens']:,}", size_text(one["bytes"])
+        table.add_row(one["digest"][:12], *counts, *ages, one["chat_template"] or "", formats)
     console.print(table)
-    lengths, packing = statistics["length_tokens"], statistics["packing"]
-    console.print("tokens a row: " + ", ".join(f"{name} {value:,}" for name, value in lengths.items()))
-    most = max(one["rows"] for one in statistics["length_histogram"])
-    for one in statistics["length_histogram"]:
-        bar = "█" * max(1, round(40 * one["rows"] / most))
-        console.print(f"{one['from']:>9,} - {one['to']:>9,} {one['rows']:>9,} {bar}")
-    where = f"{packing['rows']:,} rows of {packing['row_tokens']:,} tokens"
-    console.print(f"packed: {where}, {packing['efficiency']:.1%} full")
-
-
-def _counts(source: dict[str, Any]) -> list[str]:
-    dropped = ", ".join(f"{count:,} {reason}" for reason, count in source["dropped"].items()) or "0"
-    numbers = (source["rows"], source.get("rows_available"), source.get("rows_repeated"), source["tokens"])
-    share = f"{source['trained_tokens'] / source['tokens']:.1%}" if source["tokens"] else "-"
-    texts = ["" if number is None else f"{number:,}" for number in numbers]
-    return [*texts, share, f"{source['truncated']:,}", dropped]
 
 
 @click.command()
@@ -106,7 +101,7 @@ def _counts(source: dict[str, Any]) -> list[str]:
 def verify(digest: str, cache_root: str | None, as_json: bool) -> None:
     """Compare every byte of the cache DIGEST with its manifest. Exit code 65, naming the file, where one differs."""
     store = open_store(cache_root)
-    manifest = verify_cache(store.path_of(store.resolve(digest)))
+    manifest = store.verify(store.resolve(digest))
     size = sum(record.bytes for record in manifest.files)
     if as_json:
         document = {"digest": manifest.digest, "whole": True, "files": len(manifest.files), "bytes": size}

@@ -8,14 +8,29 @@ from typing import Any, TypeVar
 
 import click
 
-from tunewright.contracts.experiment_file import LoadedExperiment, find_home, find_project_root, load_experiment
-from tunewright.dataset_cacher.store import CacheStore
+from tunewright.contracts.datasets import DatasetManifest, read_manifest
+from tunewright.contracts.experiment_file import (
+    LoadedExperiment,
+    find_cache_root,
+    find_home,
+    find_project_root,
+    load_experiment,
+)
+from tunewright.dataset_cacher.storage.store import CacheStore
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 as_json = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
-cache_root = click.option("--cache-root", metavar="PATH", help="Where caches are; $TUNEWRIGHT_HOME/datasets.")
+cache_root = click.option(
+    "--cache-root",
+    metavar="PATH-OR-URL",
+    help="Where caches are: a directory, s3:// or gs://; $TUNEWRIGHT_CACHE_ROOT, else $TUNEWRIGHT_HOME/datasets.",
+)
+paranoid = click.option("--paranoid", is_flag=True, help="Read every source again, whatever is remembered of it.")
 digest_argument = click.argument("digest")
+html_page = click.option(
+    "--html", "page", type=click.Path(path_type=Path), help="Write one self-contained page to this file instead."
+)
 
 
 def experiment_options(command: Command) -> Command:
@@ -32,13 +47,19 @@ def load(experiment: Path, assignments: tuple[str, ...]) -> LoadedExperiment:
 
 
 def root_of(cache_root: str | None, loaded: LoadedExperiment | None = None) -> str:
-    """The root given, else the one in the home of the experiment or of the working directory."""
+    """The root given, else $TUNEWRIGHT_CACHE_ROOT, else the one in the home of the experiment or of where we are."""
     if cache_root is not None:
         return cache_root
-    home = loaded.home if loaded is not None else find_home(find_project_root(Path.cwd() / "."))
-    return str(home / "datasets")
+    return find_cache_root(loaded.home if loaded is not None else find_home(find_project_root(Path.cwd() / ".")))
 
 
 def open_store(cache_root: str | None) -> CacheStore:
     """The caches to look at."""
     return CacheStore.at(root_of(cache_root))
+
+
+def open_cache(digest: str, cache_root: str | None) -> tuple[Path, DatasetManifest]:
+    """The cache that `digest`, or its beginning, names: its directory and what vouches for its files."""
+    store = open_store(cache_root)
+    cache = store.path_of(store.resolve(digest))
+    return cache, read_manifest(cache)

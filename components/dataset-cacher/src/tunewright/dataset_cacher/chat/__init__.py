@@ -1,0 +1,1 @@
+"""Rows to text: conversations, chat templates, and which characters count in the loss."""

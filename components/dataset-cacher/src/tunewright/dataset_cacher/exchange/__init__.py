@@ -1,0 +1,1 @@
+"""Caches in the formats of others, written and taken over."""

@@ -1,0 +1,146 @@
+"""Encoded parts to the files of a cache: rows in the cache's order, the packing plan, the statistics."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tunewright.dataset_cacher.preparation.parts import (
+    DROP_REASONS,
+    FIRST_DROP,
+    KEPT,
+    NOT_TAKEN,
+    PartStore,
+    PartTask,
+    RaggedFile,
+)
+from tunewright.dataset_cacher.preparation.selecting import Selection
+from tunewright.dataset_cacher.preparation.shards import RowBatch, ShardWriter, batches_of
+from tunewright.dataset_cacher.preparation.statistics import RowColumns
+from tunewright.dataset_cacher.reading.sampling import shuffled
+from tunewright.dataset_cacher.tokens.ragged import gather, starts_of
+
+
+class EncodedSource:
+    """All parts of a source: columns in memory, tokens and spans on disk."""
+
+    def __init__(
+        self, selection: Selection, tasks: Sequence[PartTask], store: PartStore, id_type: np.dtype[Any]
+    ) -> None:
+        parts = [store.load(task) for task in tasks]
+        self.selection = selection
+        self.status = np.full(selection.num_rows, NOT_TAKEN, dtype=np.uint8)
+        for task, part in zip(tasks, parts, strict=True):
+            self.status[task.first_row : task.first_row + task.part.num_rows] = part.columns["status"]
+        is_kept = self.status == KEPT
+        column = {name: _spread([part.columns[name] for part in parts], is_kept) for name in _COLUMNS}
+        self.lengths, self.trained, self.truncated = (column[name] for name in _COLUMNS[:3])
+        self._num_bounds = column["num_bounds"]
+        self._first_id, self._first_bound = starts_of(self.lengths), starts_of(self._num_bounds)
+        self._ids = RaggedFile(parts, "ids", id_type)
+        self._spans = RaggedFile(parts, "spans", np.dtype(np.uint32))
+
+    def read(self, rows: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[np.uint32], NDArray[np.uint32]]:
+        """Tokens of `rows` one behind the other, their spans, and how many numbers of those are each row's."""
+        num_bounds = self._num_bounds[rows]
+        return (
+            self._ids.read(self._first_id[rows], self.lengths[rows]),
+            self._spans.read(self._first_bound[rows], num_bounds),
+            num_bounds,
+        )
+
+    def close(self) -> None:
+        """Close the files."""
+        self._ids.close()
+        self._spans.close()
+
+
+_COLUMNS = ("lengths", "num_trained", "is_truncated", "num_bounds")
+
+
+def _spread(kept: Sequence[NDArray[Any]], is_kept: NDArray[np.bool_]) -> NDArray[Any]:
+    """A column with a value for each row of the source: 0 for those that are not kept."""
+    values = np.concatenate(kept)
+    if len(values) == len(is_kept):
+        return values
+    column = np.zeros(len(is_kept), dtype=values.dtype)
+    column[is_kept] = values
+    return column
+
+
+@dataclass(frozen=True)
+class CacheOrder:
+    """Every row of the cache, in its order."""
+
+    sources: NDArray[np.uint16]
+    rows: NDArray[np.uint32]
+    """Index of each within its source."""
+
+    dropped: tuple[Counter[str], ...]
+    """For each source, how many rows were left out for which reason. Repeats count as often as they were taken."""
+
+    @classmethod
+    def of(cls, sources: Sequence[EncodedSource], shuffle_seed: int | None) -> CacheOrder:
+        """The mix in its order: source after source, or shuffled. What was dropped is not in it."""
+        orders = [one.selection.order for one in sources]
+        numbers = np.repeat(np.arange(len(sources), dtype=np.uint16), [len(order) for order in orders])
+        rows = np.concatenate(orders).astype(np.uint32)
+        statuses = np.concatenate([one.status[order] for one, order in zip(sources, orders, strict=True)])
+        dropped = tuple(_dropped(statuses[numbers == number]) for number in range(len(sources)))
+        is_kept = statuses == KEPT
+        if shuffle_seed is None:
+            return cls(numbers[is_kept], rows[is_kept], dropped)
+        order = shuffled(len(rows), shuffle_seed)
+        order = order[is_kept[order]]
+        return cls(numbers[order], rows[order], dropped)
+
+    def columns(self, sources: Sequence[EncodedSource]) -> RowColumns:
+        """What is counted of the rows."""
+        lengths = np.empty(len(self.rows), dtype=np.uint32)
+        trained = np.empty(len(self.rows), dtype=np.uint32)
+        truncated = np.empty(len(self.rows), dtype=np.bool_)
+        for number, source in enumerate(sources):
+            chosen = self.sources == number
+            rows = self.rows[chosen]
+            lengths[chosen], trained[chosen] = source.lengths[rows], source.trained[rows]
+            truncated[chosen] = source.truncated[rows]
+        return RowColumns(lengths, trained, self.sources, truncated)
+
+
+def _dropped(statuses: NDArray[np.uint8]) -> Counter[str]:
+    counts = np.bincount(statuses, minlength=FIRST_DROP + len(DROP_REASONS))[FIRST_DROP:]
+    return Counter({reason: int(count) for reason, count in zip(DROP_REASONS, counts, strict=True) if count})
+
+
+def write_shards(
+    writer: ShardWriter, sources: Sequence[EncodedSource], order: CacheOrder, lengths: NDArray[np.uint32]
+) -> None:
+    """All rows in their order, a record batch in memory at a time."""
+    for start, end in batches_of(lengths):
+        numbers, rows = order.sources[start:end], order.rows[start:end]
+        ids, spans, num_bounds = _read_mixed(sources, numbers, rows.astype(np.int64), lengths[start:end])
+        writer.write(RowBatch(ids, lengths[start:end], spans, num_bounds, numbers, rows))
+
+
+def _read_mixed(
+    sources: Sequence[EncodedSource], numbers: NDArray[np.uint16], rows: NDArray[np.int64], lengths: NDArray[np.uint32]
+) -> tuple[NDArray[Any], NDArray[np.uint32], NDArray[np.uint32]]:
+    """Rows of any sources: each source is read once, then all are put into their order."""
+    by_source = np.argsort(numbers, kind="stable")
+    read = [sources[number].read(rows[by_source[numbers[by_source] == number]]) for number in np.unique(numbers)]
+    if len(read) == 1:
+        only: tuple[NDArray[Any], NDArray[np.uint32], NDArray[np.uint32]] = read[0]
+        return only
+    ids, spans, num_bounds = (np.concatenate(column) for column in zip(*read, strict=True))
+    back = np.argsort(by_source)
+    num_bounds_in_order = num_bounds[back]
+    return (
+        gather(ids, starts_of(lengths[by_source])[back], lengths),
+        gather(spans, starts_of(num_bounds)[back], num_bounds_in_order),
+        num_bounds_in_order,
+    )

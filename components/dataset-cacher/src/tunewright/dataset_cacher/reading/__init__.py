@@ -1,0 +1,1 @@
+"""Source files to rows: found, opened, counted, cut into parts, read, filtered, sampled."""

@@ -1,0 +1,197 @@
+"""Which tokens cover which bytes of a text, told from the tokens alone: byte-level vocabularies spell every byte out.
+
+A byte-level tokenizer's tokens, one after the other, are the text's bytes. So a token starts where the ones before it
+end, no engine has to report offsets, and a whole batch is aligned by one running sum.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tunewright.dataset_cacher.chat.masking import Rendered
+from tunewright.dataset_cacher.tokens.engines import TokenBatch
+
+_SPACE = "Ġ"
+"""How byte-level vocabularies write the space."""
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Ranges of tokens, of all texts of a batch together."""
+
+    texts: NDArray[np.int64]
+    """The text that each range is in, ascending."""
+
+    starts: NDArray[np.int64]
+    """First token of the range, counted from the first token of the batch."""
+
+    ends: NDArray[np.int64]
+    """One behind its last."""
+
+
+@dataclass(frozen=True)
+class _Trimming:
+    """What the post-processor's `trim_offsets` takes off a token's ends, by token id."""
+
+    leading: NDArray[np.int32]
+    trailing: NDArray[np.int32]
+    spares_first_space: bool
+    """Whether a space that opens the text stays: the post-processor takes it for one that was put there."""
+
+
+@dataclass(frozen=True)
+class ByteAlignment:
+    """The bytes that each token of a byte-level vocabulary stands for."""
+
+    num_bytes: NDArray[np.int32]
+    """By token id; 0 where no token has that id."""
+
+    trimming: _Trimming | None
+    is_composed: bool
+    """Whether the tokenizer composes characters (NFC) first."""
+
+    def token_ends(self, batch: TokenBatch) -> NDArray[np.int64]:
+        """Where each token ends, in bytes from the beginning of the batch."""
+        return np.cumsum(self.num_bytes[batch.ids], dtype=np.int64)
+
+    def fits(
+        self, rendered: Sequence[Rendered], sizes: NDArray[np.int64], batch: TokenBatch, token_ends: NDArray[np.int64]
+    ) -> NDArray[np.bool_]:
+        """For each text, of `sizes` bytes, whether its tokens stand for its bytes one for one."""
+        text_ends = np.where(batch.ends > 0, token_ends[batch.ends - 1], 0) if len(token_ends) else batch.ends
+        fits: NDArray[np.bool_] = np.diff(text_ends, prepend=0) == sizes
+        if self.is_composed:
+            fits &= [one.text.isascii() or unicodedata.is_normalized("NFC", one.text) for one in rendered]
+        return fits
+
+    def trained_runs(
+        self, rendered: Sequence[Rendered], sizes: NDArray[np.int64], batch: TokenBatch, token_ends: NDArray[np.int64]
+    ) -> Runs:
+        """The tokens any byte of which counts in the loss. Every text must fit."""
+        texts, starts, ends = byte_spans(rendered, np.cumsum(sizes) - sizes)
+        if self.trimming is None:
+            # A token starts where the one before it ends.
+            first = np.searchsorted(token_ends, starts, side="right")
+            last = np.minimum(np.searchsorted(token_ends, ends, side="left") + 1, len(token_ends))
+        else:
+            token_starts, token_ends = self._trimmed(self.trimming, token_ends, batch)
+            first = np.searchsorted(token_ends, starts, side="right")
+            last = np.searchsorted(token_starts, ends, side="left")
+        return joined(Runs(texts, first, last))
+
+    def _trimmed(
+        self, trimming: _Trimming, token_ends: NDArray[np.int64], batch: TokenBatch
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Starts and ends as `tokenizers` reports them: without the spaces at a token's ends.
+
+        Source: `process_offsets` of tokenizers' byte-level post-processor.
+        """
+        leading, trailing = trimming.leading[batch.ids], trimming.trailing[batch.ids]
+        token_starts = token_ends - self.num_bytes[batch.ids]
+        if trimming.spares_first_space:
+            firsts = (batch.ends - batch.counts)[batch.counts > 0]
+            leading[firsts] = np.maximum(leading[firsts] - 1, 0)
+        starts = np.minimum(token_starts + leading, token_ends)
+        return starts, np.maximum(token_ends - trailing, starts)
+
+
+def byte_spans(
+    rendered: Sequence[Rendered], offsets: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Each span of all texts: its text, its start and its end in bytes. `offsets` are where the texts start."""
+    texts: list[int] = []
+    starts: list[int] = []
+    ends: list[int] = []
+    for number, (one, offset) in enumerate(zip(rendered, offsets.tolist(), strict=True)):
+        spans = one.spans if one.text.isascii() else _in_bytes(one)
+        for start, end in spans:
+            texts.append(number)
+            starts.append(offset + start)
+            ends.append(offset + end)
+    return tuple(np.asarray(column, dtype=np.int64) for column in (texts, starts, ends))  # type: ignore[return-value]
+
+
+def _in_bytes(rendered: Rendered) -> list[tuple[int, int]]:
+    """The spans of one text, in bytes."""
+    text, spans = rendered.text, []
+    characters = position = 0
+    for start, end in rendered.spans:
+        first = position + len(text[characters:start].encode())
+        position = first + len(text[start:end].encode())
+        characters = end
+        spans.append((first, position))
+    return spans
+
+
+def joined(runs: Runs) -> Runs:
+    """`runs` without empty ones, those that touch or overlap in one text as one."""
+    holds = runs.ends > runs.starts
+    texts, starts, ends = runs.texts[holds], runs.starts[holds], runs.ends[holds]
+    if not len(texts):
+        return Runs(texts, starts, ends)
+    opens = np.ones(len(texts), dtype=np.bool_)
+    opens[1:] = (texts[1:] != texts[:-1]) | (starts[1:] > ends[:-1])
+    closes = np.roll(opens, -1)
+    return Runs(texts[opens], starts[opens], ends[closes])
+
+
+def find_alignment(pipeline: Mapping[str, Any]) -> ByteAlignment | None:
+    """How the tokens of a tokenizer spell their text, or None where they do not: no byte-level vocabulary.
+
+    `pipeline` is its `tokenizer.json`.
+    """
+    normalizer, model = pipeline.get("normalizer"), pipeline.get("model") or {}
+    byte_level = [one for one in _flat(pipeline.get("pre_tokenizer"), "pretokenizers") if one["type"] == "ByteLevel"]
+    is_composed = normalizer is not None and normalizer["type"] == "NFC"
+    if len(byte_level) != 1 or byte_level[0]["add_prefix_space"] or (normalizer is not None and not is_composed):
+        return None
+    unknown_ways = (model.get("byte_fallback"), model.get("continuing_subword_prefix"), model.get("end_of_word_suffix"))
+    takes_spaces = any(
+        token[name] for token in pipeline["added_tokens"] for name in ("lstrip", "rstrip", "single_word")
+    )
+    if model.get("type") != "BPE" or any(unknown_ways) or takes_spaces:
+        return None
+    added = {token["id"]: token["content"] for token in pipeline["added_tokens"]}
+    spelled = [(token, id) for token, id in model["vocab"].items() if id not in added]
+    added_texts = [(content, id) for id, content in added.items()]
+    size = vocabulary_size_of(pipeline)
+    # One character of a byte-level token stands for one byte.
+    num_bytes = _by_id(size, spelled, len) + _by_id(size, added_texts, lambda text: len(text.encode()))
+    return ByteAlignment(num_bytes, _find_trimming(pipeline, size, [*spelled, *added_texts]), is_composed)
+
+
+def vocabulary_size_of(pipeline: Mapping[str, Any]) -> int:
+    """One more than the largest id that a tokenizer can give. `pipeline` is its `tokenizer.json`."""
+    vocabulary = (pipeline.get("model") or {}).get("vocab") or {}
+    ids = vocabulary.values() if isinstance(vocabulary, Mapping) else range(len(vocabulary))  # Unigram has a list
+    return 1 + max(max(ids, default=-1), max((token["id"] for token in pipeline["added_tokens"]), default=-1))
+
+
+def _find_trimming(pipeline: Mapping[str, Any], size: int, tokens: Sequence[tuple[str, int]]) -> _Trimming | None:
+    trimmers = [one for one in _flat(pipeline.get("post_processor"), "processors") if one.get("trim_offsets")]
+    if not trimmers:
+        return None
+    leading = _by_id(size, tokens, lambda token: len(token) - len(token.lstrip(_SPACE).lstrip()))
+    trailing = _by_id(size, tokens, lambda token: len(token) - len(token.rstrip(_SPACE).rstrip()))
+    return _Trimming(leading, trailing, spares_first_space=bool(trimmers[-1].get("add_prefix_space")))
+
+
+def _flat(part: dict[str, Any] | None, list_name: str) -> list[dict[str, Any]]:
+    """A part of a tokenizer's pipeline, and where it is a sequence, its parts."""
+    if part is None:
+        return []
+    return (
+        [one for inner in part[list_name] for one in _flat(inner, list_name)] if part["type"] == "Sequence" else [part]
+    )
+
+
+def _by_id(size: int, tokens: Sequence[tuple[str, int]], measure: Callable[[str], int]) -> NDArray[np.int32]:
+    table = np.zeros(size, dtype=np.int32)
+    table[[id for _, id in tokens]] = [measure(token) for token, _ in tokens]
+    return table

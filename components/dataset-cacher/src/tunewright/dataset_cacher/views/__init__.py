@@ -1,0 +1,1 @@
+"""Caches as people see them: rows, tables, pages."""
