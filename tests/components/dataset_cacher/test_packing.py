@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from components.dataset_cacher.workbench import Workbench, conversation
+from tunewright.contracts.errors import InvalidDataset
+from tunewright.dataset_cacher.preparation import shards
 from tunewright.dataset_cacher.preparation.packing import PackingPlan, pack, packing_efficiency
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -102,3 +104,10 @@ def test_the_plan_of_a_cache_is_about_its_rows(bench: Workbench) -> None:
     assert str(table.schema) == "rows: list<item: uint32>\n  child 0, item: uint32"
     lengths = [len(ids) for ids, _ in bench.rows(provided)]
     assert table["rows"].to_pylist() == list(pack(lengths, 64))
+
+
+def test_more_conversations_than_a_plan_can_hold_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "MOST_ROWS", 3)
+    shards.write_packing(tmp_path, pack(np.full(3, 5, dtype=np.uint32), 16))
+    with pytest.raises(InvalidDataset, match="4 conversations are left; a cache holds at most 3"):
+        shards.write_packing(tmp_path, pack(np.full(4, 5, dtype=np.uint32), 16))

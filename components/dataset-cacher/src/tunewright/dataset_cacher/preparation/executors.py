@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import ctypes
-import multiprocessing
 import os
 import signal
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from itertools import islice
-from typing import ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
 from tunewright.contracts.errors import Problem, Unavailable
 from tunewright.dataset_cacher.preparation.part_encoding import OnRows, PartEncoder
 from tunewright.dataset_cacher.preparation.parts import EncodedPart, PartStore, PartTask
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 PARTS_PER_PROCESS = 4
 """Fewer are encoded sooner than another process is started."""
@@ -103,8 +102,13 @@ def make_executor(name: Literal["local", "ray"], num_processes: int | None, note
 def _run_in_processes(
     worker: PartWorker, tasks: Iterable[PartTask], num_processes: int, on_rows: OnRows
 ) -> Iterator[PartReport]:
+    import multiprocessing
+    from concurrent.futures import ProcessPoolExecutor
+    from concurrent.futures.process import BrokenProcessPool
+
     # Forked: the tokenizer is loaded once, and a process costs milliseconds. No thread has been started yet.
-    waiting, futures = iter(tasks), deque[Future[PartReport]]()
+    waiting = iter(tasks)
+    futures: deque[Future[PartReport]] = deque()
     context = multiprocessing.get_context("fork")
     pool = ProcessPoolExecutor(num_processes, context, initializer=_begin, initargs=(worker, os.getpid()))
     try:
@@ -136,6 +140,8 @@ def _begin(worker: PartWorker, parent: int) -> None:
     _Forked.worker = worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform == "linux":
+        import ctypes
+
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:
             os._exit(1)

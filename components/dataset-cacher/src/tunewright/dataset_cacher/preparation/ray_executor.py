@@ -12,11 +12,11 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing, contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from importlib.util import find_spec
-from itertools import count, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -76,15 +76,15 @@ class RayExecutor:
             run = _Run(ray, Job.of(inputs, self.worker.engine))
             self.note(f"dataset: Ray cluster of {run.describe()}")
             reports: dict[int, PartReport] = {}
-            following = count()
-            number = next(following)
-            for done, task, answer in run.answers(tasks):
-                assert answer.encoded is not None, "an answer without tokens was raised"
-                reports[done] = self.worker.keep(task, answer.encoded)
-                on_rows(task.num_wanted, answer.encoded.num_tokens)
-                while number in reports:
-                    yield reports.pop(number)
-                    number = next(following)
+            number = 0
+            with closing(run.answers(tasks)) as answers:
+                for done, task, answer in answers:
+                    assert answer.encoded is not None, "an answer without tokens was raised"
+                    reports[done] = self.worker.keep(task, answer.encoded)
+                    on_rows(task.num_wanted, answer.encoded.num_tokens)
+                    while number in reports:
+                        yield reports.pop(number)
+                        number += 1
             self.note(f"dataset: encoded by Ray: {_describe_shares(run.parts_by_node)}")
 
 
@@ -103,7 +103,7 @@ class _Run:
         nodes = sum(node["Alive"] for node in self.ray.nodes())
         return f"{nodes} {'node' if nodes == 1 else 'nodes'}, {self._count_cpus()} CPUs"
 
-    def answers(self, tasks: Iterable[PartTask]) -> Iterator[tuple[int, PartTask, Answer]]:
+    def answers(self, tasks: Iterable[PartTask]) -> Generator[tuple[int, PartTask, Answer], None, None]:
         """Each task with its number and its answer, as they are done. What is under way ends with this."""
         options = {"num_cpus": 1, "max_retries": MOST_RETRIES, "scheduling_strategy": "SPREAD"}
         encode = self.ray.remote(**options)(_make_remote_function())
@@ -112,7 +112,8 @@ class _Run:
         waiting, pending = enumerate(tasks), dict[Any, tuple[int, PartTask]]()
         try:
             while True:
-                for number, task in islice(waiting, PARTS_PER_CPU * self._count_cpus() - len(pending)):
+                room = max(0, PARTS_PER_CPU * self._count_cpus() - len(pending))  # none where nodes have left
+                for number, task in islice(waiting, room):
                     # Pickled by hand, and the job in a list: the node can read neither before it has our code.
                     reference = encode.remote(name, [shared], pickle.dumps(task), archive and archive.name)
                     pending[reference] = number, task

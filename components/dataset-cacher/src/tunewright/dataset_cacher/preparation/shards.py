@@ -12,6 +12,7 @@ import pyarrow as arrow
 from numpy.typing import NDArray
 
 from tunewright.contracts.datasets import DatasetManifest, FileRecord, ShardRecord
+from tunewright.contracts.errors import InvalidDataset
 from tunewright.dataset_cacher.preparation.packing import PackingPlan
 
 SHARD_TOKENS = 1 << 26
@@ -139,8 +140,15 @@ class ShardWriter:
         self._rows = self._tokens = self._trained = 0
 
 
+MOST_ROWS = 2**31 - 1
+"""What the offsets of Arrow's lists can count: conversations that one packing plan holds."""
+
+
 def write_packing(directory: Path, plan: PackingPlan) -> FileRecord:
-    """Write the packing plan."""
+    """Write the packing plan. Raises InvalidDataset for more conversations than it can hold."""
+    if len(plan.rows) > MOST_ROWS:
+        words = f"dataset: {len(plan.rows):,} conversations are left; a cache holds at most {MOST_ROWS:,}"
+        raise InvalidDataset(words, "prepare the mix in several experiments")
     schema = arrow.schema([("rows", arrow.list_(arrow.uint32()))])
     with arrow.ipc.new_file(str(directory / PACKING_FILE), schema) as sink:
         sink.write_batch(arrow.record_batch([_list_array(plan.rows, np.diff(plan.ends, prepend=0))], schema))
