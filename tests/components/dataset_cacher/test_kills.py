@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -86,4 +87,7 @@ def test_eight_preparers_at_once_do_the_work_once(bench: Workbench) -> None:
     assert len({document["digest"] for document in documents}) == 1
     maker = next(process for process, one in zip(processes, documents, strict=True) if not one["hit"])
     told = [line for _, err in outputs for line in err.splitlines() if "another process prepares it" in line]
-    assert told and all(f"process {maker.pid}, since" in line for line in told)
+    assert any(f"process {maker.pid}, since" in line for line in told)
+    # Who comes last may meet one that only looks: it holds the lock for a moment to find what was made.
+    named = {int(re.search(r"process (\d+), since", line)[1]) for line in told}  # type: ignore[index]
+    assert named <= {process.pid for process in processes}
