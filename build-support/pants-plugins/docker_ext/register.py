@@ -1,9 +1,11 @@
-"""Fields of `docker_image` that Pants 2.17 lacks: `build_network`, the `--network` of `docker build`."""
+"""What Pants 2.17 lacks for `docker_image`: `build_network`, and the id of every image that BuildKit writes."""
 
 from __future__ import annotations
 
+import re
 from typing import Iterator
 
+from pants.backend.docker.goals import package_image
 from pants.backend.docker.target_types import DockerBuildOptionFieldMixin, DockerImageTarget
 from pants.engine.target import StringField
 
@@ -19,6 +21,21 @@ class DockerImageBuildNetworkField(DockerBuildOptionFieldMixin, StringField):
     def option_values(self, **kwargs) -> Iterator[str]:
         if self.value:
             yield self.value
+
+
+# BuildKit tells the seconds where there are some to tell: `writing image sha256:... 0.1s done`. Pants takes that image's id
+# for unknown, and with it would not see that an image below another one has changed.
+_WRITTEN = re.compile(r"writing image (sha256:[0-9a-f]{64})")
+
+_parse_as_pants_does = package_image.parse_image_id_from_docker_build_output
+
+
+def _parse_image_id(*outputs: bytes) -> str:
+    written = [found for output in outputs for found in _WRITTEN.findall(output.decode(errors="replace"))]
+    return written[-1] if written else _parse_as_pants_does(*outputs)
+
+
+package_image.parse_image_id_from_docker_build_output = _parse_image_id
 
 
 def rules():
