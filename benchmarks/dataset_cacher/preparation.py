@@ -189,6 +189,8 @@ def scratch_directory(work: Path) -> Iterator[Path]:
 def write_experiment(directory: Path, corpus: Corpus, chat_template: str) -> Path:
     """The experiment that prepares `corpus`."""
     path = directory / "experiment.toml"
+    if path.exists():  # a file that is written again is another one: a hit would have to read everything
+        return path
     path.write_text(
         f"""schema = 1
 name = "benchmark"
@@ -238,6 +240,8 @@ class Bench:
         """Ours, with its caches in `directory`. Gives its answer too."""
         experiment = write_experiment(directory, corpus, self._chat_template)
         arguments = ["prepare", str(experiment), "--cache-root", str(directory / "caches"), "--json"]
+        if variables == ONE_THREAD:
+            arguments += ["--processes", "1"]
         spent = spend([*self._installed.ours, *arguments], {**self._installed.variables, **variables})
         answer: dict[str, Any] = json.loads(spent.stdout)
         return spent, answer
