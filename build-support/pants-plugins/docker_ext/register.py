@@ -23,8 +23,8 @@ class DockerImageBuildNetworkField(DockerBuildOptionFieldMixin, StringField):
             yield self.value
 
 
-# BuildKit tells the seconds where there are some to tell: `writing image sha256:... 0.1s done`. Pants takes that image's id
-# for unknown, and with it would not see that an image below another one has changed.
+# BuildKit tells the seconds where there are some: `writing image sha256:... 0.1s done`. Pants then takes the image's id
+# for unknown, and would not see when an image below another one has changed.
 _WRITTEN = re.compile(r"writing image (sha256:[0-9a-f]{64})")
 
 _parse_as_pants_does = package_image.parse_image_id_from_docker_build_output
