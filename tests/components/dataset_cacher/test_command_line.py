@@ -154,7 +154,7 @@ def test_the_plugin_and_the_help_import_nothing_heavy(bench: Workbench) -> None:
     assert bench.run("--version").stdout.startswith("tunewright-dataset-cacher")
 
 
-HEAVY = {"pyarrow", "tokenizers", "jinja2", "numpy", "rich", "huggingface_hub", "datasets", "fsspec"}
+HEAVY = {"pyarrow", "tokenizers", "jinja2", "numpy", "rich", "huggingface_hub", "datasets", "fsspec", "orjson"}
 
 
 def test_the_quickstarts_dataset_has_a_digest_and_naming_it_imports_nothing_heavy() -> None:

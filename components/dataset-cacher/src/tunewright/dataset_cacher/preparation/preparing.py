@@ -181,7 +181,8 @@ def _write_cache(
             inputs.sources, work.scans, sources, statistics["sources"], strict=True
         )
     )
-    _write_text(directory / STATISTICS_FILE, json_text({**statistics, "sources": described}))
+    document = json_text({**statistics, "sources": described})
+    (directory / STATISTICS_FILE).write_text(document, encoding="utf-8")
     shutil.copyfile(inputs.tokenizer.tokenizer, directory / TOKENIZER_FILE)
     named = inputs.tokenizer.named_tokens
     engine = tools.encoder.engine
@@ -238,7 +239,3 @@ def _content_document(source: SourceInputs, scans: Sequence[Scan]) -> dict[str, 
 
 def _id_of(tools: Tools, token: str | None) -> int | None:
     return None if token is None else tools.tokenizer.token_to_id(token)
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")

@@ -8,8 +8,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import orjson
-
 from tunewright.contracts.files import write_bytes_atomically, write_json_atomically
 from tunewright.dataset_cacher.reading.opening import Signature, sha256_of, signature_of
 from tunewright.dataset_cacher.reading.readers import Part, Scan, has_quick_scan, scan_file
@@ -86,6 +84,8 @@ class DigestMemory:
         if self._learned:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             write_json_atomically(self._path, self._load() | self._learned)
+        import orjson  # here and below: a hit needs neither
+
         for name, scan in self._unsaved.items():
             self._scans.mkdir(parents=True, exist_ok=True)
             parts = [[part.first_row, part.num_rows, part.start, part.end, part.first_line] for part in scan.parts]
@@ -105,6 +105,8 @@ class DigestMemory:
             return {}
 
     def _load_scan(self, file: SourceFile, sha256: str) -> Scan | None:
+        import orjson
+
         try:
             document = orjson.loads((self._scans / _scan_name(file, sha256)).read_bytes())
             parts = tuple(Part(*(int(number) for number in part)) for part in document["parts"])

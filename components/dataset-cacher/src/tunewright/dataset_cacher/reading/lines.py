@@ -7,8 +7,6 @@ import re
 from collections.abc import Iterator
 from typing import IO
 
-import orjson
-
 from tunewright.dataset_cacher.reading.opening import HashedBytes, open_bytes, read_into, read_range
 from tunewright.dataset_cacher.reading.scans import PART_BYTES, BadRow, NumberedRow, Part, Scan, checked_row
 from tunewright.dataset_cacher.reading.sources import SourceFile
@@ -83,6 +81,8 @@ def _count_lines(shared: memoryview) -> tuple[int, int]:
 def _parsed_lines(block: bytes, first_line: int) -> Iterator[NumberedRow]:
     if first_line == 1 and block.startswith(_BYTE_ORDER_MARK):
         block = block[len(_BYTE_ORDER_MARK) :]
+    import orjson  # here: to count lines, or to name a dataset, nothing is parsed
+
     loads = orjson.loads
     for number, line in enumerate(block.split(b"\n"), start=first_line):
         try:

@@ -11,8 +11,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import IO, Any
 
-import orjson
-
 from tunewright.contracts.errors import InvalidDataset
 from tunewright.dataset_cacher.reading.lines import count_line_rows, read_lines, read_lines_between, scan_lines
 from tunewright.dataset_cacher.reading.opening import HashedBytes, decompressed, open_bytes, open_content
@@ -81,6 +79,8 @@ def _scan_from_start(file: SourceFile) -> Scan:
 
 
 def _read_json(content: IO[bytes], file: SourceFile) -> Iterator[NumberedRow]:
+    import orjson
+
     try:
         document = orjson.loads(content.read())
     except orjson.JSONDecodeError as error:

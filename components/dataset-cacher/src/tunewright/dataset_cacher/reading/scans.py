@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
-
 from tunewright.contracts.dataset_plugins import Row
 
 PART_BYTES = 8 << 20
@@ -72,4 +70,8 @@ def joined_parts(sizes: list[tuple[int, int]]) -> tuple[Part, ...]:
 
 def checked_row(row: Any) -> Row | BadRow:
     """A parsed value as a row."""
-    return row if isinstance(row, dict) else BadRow(f"must be an object, got {orjson.dumps(row).decode()[:60]}")
+    if isinstance(row, dict):
+        return row
+    import orjson
+
+    return BadRow(f"must be an object, got {orjson.dumps(row).decode()[:60]}")
