@@ -37,10 +37,10 @@ from tunewright.contracts.files import write_json_atomically
 from tunewright.contracts.plugins import PluginHost
 from tunewright.contracts.registry import API_VERSION
 from tunewright.trainer.api import ModelContext, TrainerVariant
-from tunewright.trainer.engine import Engine
 from tunewright.trainer.job import open_job, read_job
 from tunewright.trainer.session import Session, build_model, load_variant, make_context, open_session, transformer_of
 from tunewright.trainer.step import run_step
+from tunewright.trainer.strategies.choosing import start_engine
 from tunewright.trainer.training import run_training
 
 _HEAVY = ("torch", "transformers", "peft", "bitsandbytes", "accelerate")
@@ -79,7 +79,7 @@ class VariantConformance:
     def session(self, job: Path) -> Any:
         """That job, ready for its first step."""
         opened = open_job(job)
-        engine = Engine(opened.experiment)
+        engine = start_engine(opened.experiment)
         yield open_session(opened, engine)
         engine.close()
 
@@ -115,10 +115,6 @@ class VariantConformance:
         assert trained
         assert {parameters[name].dtype for name in trained} == {torch.float32}
 
-    def test_the_state_for_checkpoints_is_what_is_trained(self, session: Session) -> None:
-        trained = {name for name, one in session.trained.model.named_parameters() if one.requires_grad}
-        assert set(session.trained.variant.trained_state(session.trained.model)) == trained
-
     def test_a_step_changes_what_is_trained_and_nothing_else(self, session: Session) -> None:
         before = {name: one.detach().clone() for name, one in session.trained.model.named_parameters()}
         run_step(session)
@@ -131,16 +127,6 @@ class VariantConformance:
         first, second = self.build(job), self.build(job)
         for (name, one), other in zip(first.named_parameters(), second.parameters(), strict=True):
             assert torch.equal(one, other), name
-
-    def test_the_trained_state_goes_back_exactly(self, session: Session, job: Path) -> None:
-        run_step(session)
-        run_step(session)
-        variant = session.trained.variant
-        saved = {name: tensor.clone() for name, tensor in variant.trained_state(session.trained.model).items()}
-        fresh = self.build(job)
-        variant.load_trained_state(fresh, saved)
-        for name, tensor in variant.trained_state(fresh).items():
-            assert torch.equal(tensor, saved[name]), name
 
     def test_gradients_are_the_same_after_a_pass_in_evaluation_mode(self, session: Session) -> None:
         run_step(session)
@@ -169,7 +155,10 @@ class VariantConformance:
         run_step(session)
         directory = tmp_path / "final"
         directory.mkdir()
-        session.trained.variant.save_final(session.trained.model, directory, session.context)
+        variant, model = session.trained.variant, session.trained.model
+        wanted = {name for name, one in model.state_dict(keep_vars=True).items() if variant.is_saved(name, one)}
+        weights = session.engine.model_state(model, wanted.__contains__)
+        variant.save_final(model, directory, session.context, weights)
         assert list(directory.glob("*.safetensors"))
         assert not list(directory.glob("*.bin"))
         self.check_final(session.trained.model, self.load_final(directory))
@@ -198,7 +187,7 @@ class VariantConformance:
     def build(self, job: Path) -> torch.nn.Module:
         """The model of `job`, before its first step."""
         opened = open_job(job)
-        engine = Engine(opened.experiment)
+        engine = start_engine(opened.experiment)
         try:
             context: ModelContext = make_context(opened, engine)
             built: torch.nn.Module = build_model(load_variant(opened), context)

@@ -9,7 +9,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from conformance.tiny_jobs import TINY_CONFIG
-from tunewright.trainer.isolation import keeps_sequences_apart
+from tunewright.trainer.computing.isolation import keeps_sequences_apart
 
 CPU = torch.device("cpu")
 

@@ -23,11 +23,11 @@ from conformance.tiny_jobs import (
     start_trainer,
 )
 from tunewright.contracts.errors import CheckpointCorrupted, IntegrityError
+from tunewright.trainer.checkpoints.finding import find_checkpoint, whole_checkpoints
+from tunewright.trainer.checkpoints.random_states import random_state, restore_random_state, seed_everything
 from tunewright.trainer.job import open_job
 from tunewright.trainer.metrics import forget_later_lines
 from tunewright.trainer.node import run_node
-from tunewright.trainer.randomness import random_state, restore_random_state, seed_everything
-from tunewright.trainer.resume import find_checkpoint, whole_checkpoints
 from tunewright.trainer.training import run_training
 
 
@@ -126,7 +126,7 @@ def test_torn_checkpoints_are_passed_over_and_cleared_away(tmp_path: Path) -> No
     assert model_bytes(job) == expected
 
 
-@pytest.mark.parametrize("file", ["trained.safetensors", "optimizer.pt", "random.pt"])
+@pytest.mark.parametrize("file", ["trained-00000-of-00001.safetensors", "optimizer-00000-of-00001.pt", "common.pt"])
 def test_a_checkpoint_with_a_changed_byte_is_named_and_never_gone_on_from(tmp_path: Path, file: str) -> None:
     job = make(tmp_path, checkpoint={"every_steps": 4})
     run_training(open_job(job))

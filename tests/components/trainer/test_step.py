@@ -16,11 +16,11 @@ from torch.nn.functional import cross_entropy
 from conformance.tiny_jobs import make_cache, make_conversations, make_job, make_model
 from tunewright.contracts.errors import TrainingDiverged
 from tunewright.trainer.batches import make_batch
-from tunewright.trainer.engine import Engine
 from tunewright.trainer.job import open_job
-from tunewright.trainer.loss import summed_loss
 from tunewright.trainer.session import Session, open_session
 from tunewright.trainer.step import run_step
+from tunewright.trainer.strategies.choosing import start_engine
+from tunewright.trainer.strategies.engine import Applied
 
 CONVERSATIONS = make_conversations(12)
 PACKED = [[0, 1, 2], [3], [4, 5], [6, 7], [8, 9, 10], [11]]
@@ -30,7 +30,7 @@ PACKED = [[0, 1, 2], [3], [4, 5], [6, 7], [8, 9, 10], [11]]
 def session_of(root: Path, **arguments: Any) -> Iterator[Session]:
     cache = make_cache(root / "cache", CONVERSATIONS, packed=PACKED if arguments.get("packing") else ())
     job = open_job(make_job(root, make_model(root / "model"), cache, **arguments))
-    engine = Engine(job.experiment)
+    engine = start_engine(job.experiment)
     try:
         yield open_session(job, engine)
     finally:
@@ -60,13 +60,13 @@ def reference_of(session: Session) -> tuple[float, dict[str, torch.Tensor]]:
 def caught_gradients(session: Session, monkeypatch: pytest.MonkeyPatch) -> dict[str, torch.Tensor]:
     """The gradients a step clips, kept before the update."""
     kept: dict[str, torch.Tensor] = {}
-    clip = session.engine.clip
+    apply = session.engine.apply
 
-    def keep(parameters: list[torch.nn.Parameter], max_norm: float) -> float:
+    def keep(*arguments: Any) -> Applied:
         kept.update({n: p.grad.clone() for n, p in session.trained.model.named_parameters() if p.grad is not None})
-        return clip(parameters, max_norm)
+        return apply(*arguments)
 
-    monkeypatch.setattr(session.engine, "clip", keep)
+    monkeypatch.setattr(session.engine, "apply", keep)
     return kept
 
 
@@ -90,7 +90,7 @@ def test_loss_and_gradients_are_those_of_one_conversation_at_a_time(
 def test_models_that_cannot_pack_or_cannot_pick_logits_have_the_same_loss(tmp_path: Path, lacking: str) -> None:
     with session_of(tmp_path, packing=True) as session:
         loss, _ = reference_of(session)
-        setattr(session, lacking, False)
+        setattr(session if lacking == "sequences_apart" else session.model, lacking, False)
         assert run_step(session).loss == pytest.approx(loss, rel=1e-6)
 
 
@@ -115,7 +115,7 @@ def test_a_batch_without_trained_tokens_has_no_loss_and_no_gradient(tmp_path: Pa
     with session_of(tmp_path) as session:
         (sequence,) = session.dataset.sequences_of(0)
         batch = make_batch([replace(sequence, spans=sequence.spans[:0])])
-        loss = summed_loss(session.wrapped, batch, session.keeps_positions)
+        loss = session.model.summed_cross_entropy(batch)
         loss.backward()  # type: ignore[no-untyped-call]  # torch has no types here
         assert loss.item() == 0
         assert all(one.grad is None or not one.grad.any() for one in session.parameters)
@@ -126,14 +126,12 @@ def test_gradients_are_clipped_to_the_norm_and_the_norm_before_is_told(tmp_path:
     for limit in (0.0, 0.5):
         with session_of(tmp_path / str(limit), max_grad_norm=limit) as session:
             told: list[float] = []
-            step = session.trained.optimizer.step
 
-            def note(told: list[float] = told, session: Session = session, step: Any = step) -> None:
+            def note(_optimizer: Any, *_: Any, told: list[float] = told, session: Session = session) -> None:
                 gradients = [one.grad for one in session.parameters if one.grad is not None]
                 told.append(float(torch.nn.utils.get_total_norm(gradients)))
-                step()
 
-            session.trained.optimizer.step = note
+            session.engine.optimizer.register_step_pre_hook(note)
             norms[limit] = (run_step(session).grad_norm, told[0])
     assert norms[0.0][0] == pytest.approx(norms[0.5][0])
     assert norms[0.0][1] == pytest.approx(norms[0.0][0])

@@ -92,7 +92,7 @@ def test_rank_alpha_and_rslora_decide_the_scale(tmp_path: Path) -> None:
 def test_the_adapter_names_its_base_and_lists_its_targets_in_order(tmp_path: Path) -> None:
     variant, model, context = build(tmp_path)
     (tmp_path / "adapter").mkdir()
-    variant.save_final(model, tmp_path / "adapter", context)
+    variant.save_final(model, tmp_path / "adapter", context, model.state_dict())
     config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == context.reference.name_or_path
     assert config["target_modules"] == sorted(config["target_modules"])
@@ -103,7 +103,7 @@ def test_the_merged_model_computes_what_the_adapter_on_its_base_does(tmp_path: P
     randomize(model)
     (tmp_path / "adapter").mkdir()
     (tmp_path / "merged").mkdir()
-    variant.save_final(model, tmp_path / "adapter", context)
+    variant.save_final(model, tmp_path / "adapter", context, model.state_dict())
     variant.merge(tmp_path / "adapter", tmp_path / "merged")
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
     base = AutoModelForCausalLM.from_pretrained(context.reference.name_or_path)

@@ -29,5 +29,8 @@ class AdapterOptions(Spec):
     use_rslora: bool = False
     """Scale by alpha / sqrt(rank) instead, which keeps large ranks stable (https://arxiv.org/abs/2312.03732)."""
 
+    use_dora: bool = False
+    """Train the weights' magnitudes apart from their directions: better at small ranks, slower (https://arxiv.org/abs/2402.09353)."""
+
     bias: Literal["none"] = "none"
     """Biases stay as they are."""

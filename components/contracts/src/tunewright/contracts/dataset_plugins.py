@@ -11,7 +11,7 @@ from tunewright.contracts.registry import Registry
 
 @dataclass(frozen=True)
 class DatasetFormat:
-    """How a row of a source becomes a conversation."""
+    """How a row of a source becomes a conversation, or a preference: two of them."""
 
     name: str
     """What users write in `dataset.mix.format`."""
@@ -22,7 +22,9 @@ class DatasetFormat:
     entry: str
     """`package.module:function`, imported when used: `(row: Mapping) -> list[{"role", "content", ...}]`.
 
-    It raises ValueError with one sentence for a row it cannot read.
+    It raises ValueError with one sentence for a row it cannot read. With two conversations a row it gives
+    `(chosen, rejected)`, each such a list, from its first message on: what both begin with is the prompt, and the
+    messages behind it are the answers.
     """
 
     version: int
@@ -30,6 +32,9 @@ class DatasetFormat:
 
     api: int
     """The contracts' `API_VERSION` the plugin was written for."""
+
+    conversations_per_row: int = 1
+    """Conversations that a row gives: 1, or 2 for a preference. A mix has formats of one number only."""
 
 
 @dataclass(frozen=True)

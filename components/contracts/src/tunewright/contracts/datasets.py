@@ -11,6 +11,10 @@ A cache is a directory `<cache_root>/<digest>/` with
     statistics.json         counts and lengths, for people
     tokenizer.json          the tokenizer that gave the ids, so that a cache can be read as text on its own
     manifest.json           written last; a directory without it is not a cache
+
+A cache of preferences (`sequences_per_example` of the manifest is 2) holds two sequences for each pair: sequence 2k is
+the chosen one of pair k and sequence 2k + 1 the rejected one, in the same file and record batch, of the same `source`
+and `row`. The `spans` of both are the answers behind the prompt that they share. Its packing plan keeps pairs whole.
 """
 
 from __future__ import annotations
@@ -65,7 +69,7 @@ class CachedDataset(Spec):
     """Where the cache is, as the nodes see it. Absolute path or URL."""
 
     rows: int | None = None
-    """Conversations in it. None in a plan before it is prepared."""
+    """Sequences in it: a conversation each, and of a pair both. None in a plan before it is prepared."""
 
     tokens: int | None = None
     """Tokens in it."""
@@ -74,7 +78,7 @@ class CachedDataset(Spec):
     """Tokens that count in the loss."""
 
     dropped: dict[str, int] = {}
-    """Rows left out, by reason."""
+    """Rows of the sources that were left out, by reason: a pair counts once."""
 
     sources: tuple[dict[str, Any], ...] = ()
     """Each source of the mix with the SHA-256 of its files or its revision, and the rows taken."""
@@ -113,7 +117,7 @@ class ShardRecord(FileRecord):
     """One token shard."""
 
     rows: int
-    """Conversations in it."""
+    """Sequences in it."""
 
     tokens: int
     """Tokens in it."""
@@ -147,7 +151,10 @@ class DatasetManifest(Spec):
     """The tokenizer's padding token, None where it has none."""
 
     rows: int
-    """Conversations in all shards."""
+    """Sequences in all shards: conversations, of a pair both. There are `rows / sequences_per_example` examples."""
+
+    sequences_per_example: int = 1
+    """Sequences beside each other that belong together: 1, or 2 for preferences, chosen before rejected."""
 
     tokens: int
     """Tokens in all shards."""
@@ -156,7 +163,7 @@ class DatasetManifest(Spec):
     """Tokens in all shards that count in the loss."""
 
     dropped: dict[str, int] = {}
-    """Rows left out, by reason."""
+    """Rows of the sources that were left out, by reason: a pair counts once."""
 
     sources: tuple[dict[str, Any], ...] = ()
     """As in `CachedDataset.sources`, with what each contributed and dropped."""

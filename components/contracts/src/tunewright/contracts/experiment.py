@@ -10,8 +10,15 @@ from tunewright.contracts.spec import Spec, digest_of
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 
-EXCLUSIVE_KEYS = (("fraction", "rows"), ("num_epochs", "max_steps"), ("every_steps", "every"))
+EXCLUSIVE_KEYS = (
+    ("fraction", "rows"), ("num_epochs", "max_steps"), ("every_steps", "every"), ("mix", "fraction"), ("mix", "rows"),
+)  # fmt: skip
 """Pairs of keys of one table that say the same thing in two ways: a file may have one of each."""
+
+
+def excluded_by(key: str) -> frozenset[str]:
+    """The keys that a table may not have beside `key`."""
+    return frozenset(other for pair in EXCLUSIVE_KEYS if key in pair for other in pair if other != key)
 
 
 def _one_of(values: Any, first: str, second: str, default: dict[str, Any], wanted: str) -> Any:
@@ -63,6 +70,12 @@ class ModelSpec(Spec):
 
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """What the forward pass computes in. Master weights of trained parameters stay float32."""
+
+    resize_embeddings: Literal["never", "when_needed"] = "never"
+    """`when_needed` adds rows where the tokenizer has more tokens than the model; `never` makes that an error."""
+
+    pad_embeddings_to_multiple_of: int | None = Field(default=None, ge=1)
+    """With `when_needed`: the number of rows is rounded up to a multiple of this, which GPUs prefer."""
 
 
 FilterValue = StrictBool | StrictInt | StrictFloat | StrictStr
@@ -185,19 +198,29 @@ class TrainingSpec(Spec):
     micro_batch_size: int = Field(default=1, ge=1)
     """Sequences per forward pass of one process. Accumulation follows from `batch_size`."""
 
+    optimizer: Literal["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit", "muon"] = "adamw"
+    """`*_8bit` and `paged_*` are bitsandbytes'; `muon` is torch's for matrices, with AdamW for everything else."""
+
     learning_rate: float = Field(default=2e-5, gt=0, allow_inf_nan=False)
     """The peak of the schedule. Above 0."""
 
     lr_scheduler: Literal[
-        "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt"
-    ] = "linear"
+        "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt",
+        "cosine_with_min_lr", "warmup_stable_decay",
+    ] = "linear"  # fmt: skip
     """The shape of the learning rate after warm-up, by transformers' names."""
 
     warmup_ratio: float = Field(default=0.0, ge=0, le=1)
     """Share of all steps over which the learning rate rises from 0."""
 
+    decay_ratio: float = Field(default=0.1, gt=0, le=1)
+    """`warmup_stable_decay` only: share of all steps, at the end, over which the learning rate falls."""
+
+    min_learning_rate_ratio: float = Field(default=0.0, ge=0, lt=1)
+    """`cosine_with_min_lr` and `warmup_stable_decay` only: where the learning rate ends, as a share of its peak."""
+
     weight_decay: float = Field(default=0.0, ge=0, allow_inf_nan=False)
-    """AdamW's decoupled weight decay; biases and norms are left out."""
+    """Decoupled weight decay; biases and norms are left out."""
 
     adam_beta1: float = Field(default=0.9, ge=0, lt=1)
     """AdamW's decay of the first moment."""
@@ -211,14 +234,35 @@ class TrainingSpec(Spec):
     max_grad_norm: float = Field(default=1.0, ge=0, allow_inf_nan=False)
     """Gradients are scaled down to this global norm. 0 turns clipping off; the norm is logged either way."""
 
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the target's probability that is spread over the whole vocabulary."""
+
+    neftune_noise_alpha: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """Strength of the noise on embeddings in training (NEFTune, https://arxiv.org/abs/2310.05914). 0: none."""
+
     activation_checkpointing: bool = False
     """Compute activations again in the backward pass: less memory, about a third more time."""
+
+    compile: bool = False
+    """Let torch compile the model: the first steps take longer, later ones less. Pays on long runs."""
+
+    deterministic: bool = True
+    """Only kernels that give the same bits each time, where there are such. False can be faster on a GPU."""
+
+    peak_tflops: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """What one device can do in `model.dtype`, in 10^12 operations a second, for `mfu`. None: known for common GPUs."""
 
     log_every_steps: int = Field(default=1, ge=1)
     """Optimizer steps between two lines of `metrics.jsonl`."""
 
     strategy: Literal["ddp", "deepspeed_zero2", "deepspeed_zero3", "fsdp2"] = "ddp"
     """How several processes share the work."""
+
+    offload: Literal["none", "optimizer", "optimizer_and_parameters"] = "none"
+    """With `deepspeed_*`: what is kept in the host's memory. `optimizer_and_parameters` needs `deepspeed_zero3`."""
+
+    max_worker_restarts: int = Field(default=0, ge=0)
+    """How often the processes of a node are started again in place, from the last checkpoint, when one dies."""
 
     options: dict[str, Any] = Field(default_factory=dict)
     """The variant's own options; the variant checks them."""
@@ -227,6 +271,14 @@ class TrainingSpec(Spec):
     @classmethod
     def _epochs_or_steps(cls, values: Any) -> Any:
         return _one_of(values, "num_epochs", "max_steps", {"num_epochs": 1}, "give passes or optimizer steps")
+
+    @model_validator(mode="after")
+    def _offload_goes_with_deepspeed(self) -> TrainingSpec:
+        if self.offload != "none" and not self.strategy.startswith("deepspeed_"):
+            raise ValueError(f'`offload = "{self.offload}"` needs a `deepspeed_*` strategy, not `{self.strategy}`')
+        if self.offload == "optimizer_and_parameters" and self.strategy != "deepspeed_zero3":
+            raise ValueError('`offload = "optimizer_and_parameters"` needs `strategy = "deepspeed_zero3"`')
+        return self
 
 
 class CheckpointSpec(Spec):
@@ -241,10 +293,52 @@ class CheckpointSpec(Spec):
     keep_last: int = Field(default=2, ge=1)
     """How many checkpoints stay; older ones are removed once a newer one is whole."""
 
+    copy_to: str | None = Field(default=None, pattern=r"^(s3|gs)://.+")
+    """An `s3://` or `gs://` URL below which each checkpoint is copied: a run that lost its directory goes on from it."""
+
+    background: Literal["auto", "always", "never"] = "auto"
+    """Write while the next steps are computed, from a copy in the host's memory. `auto`: where there is a GPU."""
+
     @model_validator(mode="before")
     @classmethod
     def _steps_or_epoch(cls, values: Any) -> Any:
         return _one_of(values, "every_steps", "every", {"every": "epoch"}, "give steps or `epoch`")
+
+
+class EvaluationSpec(Spec):
+    """`[evaluation]`: the loss on rows that are not trained on, while training."""
+
+    mix: tuple[DatasetSource, ...] = ()
+    """Sources of their own, prepared as `[dataset]` is. Excludes `fraction` and `rows`."""
+
+    fraction: float | None = Field(default=None, gt=0, lt=1)
+    """Share of the dataset's rows that is held out, drawn by `seed`: packed rows with packing."""
+
+    rows: int | None = Field(default=None, ge=1)
+    """Number of the dataset's rows that is held out."""
+
+    every_steps: int | None = Field(default=None, ge=1)
+    """Optimizer steps between evaluations. Excludes `every`. There is always one after the last step."""
+
+    every: Literal["epoch"] | None = None
+    """`epoch`: an evaluation after each pass over the data. The default."""
+
+    early_stop_patience: int | None = Field(default=None, ge=1)
+    """Stop once this many evaluations in a row have not been better than the best. None: train to the end."""
+
+    keep_best: bool = False
+    """Keep the checkpoint with the lowest loss, and write `model/` from it instead of from the last step."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _steps_or_epoch(cls, values: Any) -> Any:
+        return _one_of(values, "every_steps", "every", {"every": "epoch"}, "give steps or `epoch`")
+
+    @model_validator(mode="after")
+    def _one_way_to_get_rows(self) -> EvaluationSpec:
+        if sum((bool(self.mix), self.fraction is not None, self.rows is not None)) != 1:
+            raise ValueError("give one of `mix`, `fraction` and `rows`: what is evaluated on")
+        return self
 
 
 class TrackingSpec(Spec):
@@ -252,6 +346,25 @@ class TrackingSpec(Spec):
 
     to: tuple[Literal["mlflow", "tensorboard", "wandb", "trackio"], ...] = ()
     """None by default: nothing leaves the machine unless asked for."""
+
+    project: str = "tunewright"
+    """What trackers file the run under: MLflow's experiment, W&B's and trackio's project."""
+
+    registered_model: str | None = Field(default=None, min_length=1)
+    """With `mlflow`: the model's name in its registry; each run adds a version. None: nothing is registered."""
+
+
+class PublishSpec(Spec):
+    """`[publish]`: where the final model goes."""
+
+    hub_repository: str = Field(pattern=r"^[\w.-]+/[\w.-]+$")
+    """`owner/name` on the hub; made if it is not there. The token comes from `HF_TOKEN`, by `[cluster.secrets]`."""
+
+    private: bool = True
+    """A repository that is made is private."""
+
+    revision: str | None = Field(default=None, min_length=1)
+    """The branch to push to; made if it is not there. None: the default branch."""
 
 
 class ClusterSpec(Spec):
@@ -314,8 +427,14 @@ class ExperimentSpec(Spec):
     checkpoint: CheckpointSpec = CheckpointSpec.model_validate({})
     """When the state is saved, and how much of it is kept."""
 
+    evaluation: EvaluationSpec | None = None
+    """The loss on rows that are not trained on. None: no evaluation."""
+
     tracking: TrackingSpec = TrackingSpec()
     """Where metrics go besides `metrics.jsonl`."""
+
+    publish: PublishSpec | None = None
+    """Where the final model goes. None: it stays in the run."""
 
     cluster: ClusterSpec = ClusterSpec()
     """Where the job runs."""
@@ -330,6 +449,13 @@ class ExperimentSpec(Spec):
                 f"({self.training.micro_batch_size}) x processes ({processes}) = {per_pass}"
             )
         return self
+
+    @property
+    def evaluation_dataset(self) -> DatasetSpec | None:
+        """What `[evaluation]` has of its own, prepared as `[dataset]` is, in order and unpacked. None: it has none."""
+        if self.evaluation is None or not self.evaluation.mix:
+            return None
+        return self.dataset.model_copy(update={"mix": self.evaluation.mix, "packing": False, "shuffle": False})
 
     @property
     def num_processes(self) -> int:

@@ -7,7 +7,7 @@ import os
 import tomllib
 import typing
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +15,22 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails  # pants: no-infer-dep  (comes with pydantic)
 
 from tunewright.contracts.errors import InvalidExperiment, NotFound, Problem, UsageError
-from tunewright.contracts.experiment import EXCLUSIVE_KEYS, ExperimentSpec, ModelSpec
+from tunewright.contracts.experiment import EXCLUSIVE_KEYS, ExperimentSpec, ModelSpec, excluded_by
 from tunewright.contracts.files import sha256_of_tree
 from tunewright.contracts.jobs import ModelReference
 from tunewright.contracts.rundir import RunDir
 from tunewright.contracts.spec import Spec
+from tunewright.contracts.stages import (
+    RUN_PREFIX,
+    Stage,
+    StageDocument,
+    own_model_problems,
+    problems_by_stage,
+    split_stages,
+)
 
 HOME_VARIABLE = "TUNEWRIGHT_HOME"
 CACHE_ROOT_VARIABLE = "TUNEWRIGHT_CACHE_ROOT"
-RUN_PREFIX = "run:"
 
 
 @dataclass(frozen=True)
@@ -45,12 +52,90 @@ class LoadedExperiment:
     home: Path
     """Absolute: `$TUNEWRIGHT_HOME`."""
 
+    stage: Stage | None = None
+    """Of a file with `[[stages]]`: which of them `spec` is."""
 
-def load_experiment(path: Path, assignments: Sequence[str] = ()) -> LoadedExperiment:
+    first_model: ModelSpec | None = None
+    """Of a stage that goes on with another's model: what the first of them starts from, with the template in force."""
+
+    @property
+    def dataset_model(self) -> ModelSpec:
+        """Whose tokenizer and template the dataset is prepared with.
+
+        Training changes neither, so a later stage takes those of the first: its dataset can be prepared, and its digest
+        be told, before there is a model to go on with.
+        """
+        return self.first_model or self.spec.model
+
+    def in_pipeline(self, name: str) -> LoadedExperiment:
+        """The same stage where the pipeline is launched as `name`, and its runs are named after that."""
+        model_name = self.stage.model_in(name) if self.stage else None
+        if model_name is None:
+            return self
+        model = self.spec.model.model_copy(update={"name_or_path": model_name})
+        return replace(self, spec=self.spec.model_copy(update={"model": model}))
+
+
+def load_experiment(path: Path, assignments: Sequence[str] = (), stage: str | None = None) -> LoadedExperiment:
     """Read and check the experiment at `path`, with `assignments` (`a.b=VALUE`) on top.
 
-    Raises NotFound where there is no file, UsageError for an assignment that is none, InvalidExperiment with every
-    problem of the file.
+    Of a file with `[[stages]]`: its stage `stage`, or the first where none is named. All of them are checked.
+
+    Raises NotFound where there is no file, UsageError for an assignment that is none and for a stage that is none,
+    InvalidExperiment with every problem of the file.
+    """
+    stages = load_stages(path, assignments)
+    if stage is None:
+        return stages[0]
+    names = [loaded.stage.name for loaded in stages if loaded.stage]
+    if stage not in names:
+        there = f"has the stages {', '.join(f'`{name}`' for name in names)}" if names else "has no stages"
+        raise UsageError(f"stage `{stage}`: {path} {there}")
+    return stages[names.index(stage)]
+
+
+def load_stages(path: Path, assignments: Sequence[str] = ()) -> tuple[LoadedExperiment, ...]:
+    """The experiment of each stage of the file at `path`, in order; one, without a stage, where it has no stages.
+
+    Raises as `load_experiment`.
+    """
+    source, document = read_document(path, assignments)
+    stages = split_stages(document, str(path))
+    specs = _parse_all(stages, str(path))
+    root = find_project_root(path.resolve())
+    home, loaded = find_home(root), dict[str | None, LoadedExperiment]()
+    for stage, spec in zip((one.stage for one in stages), specs, strict=True):
+        first = _first_model(spec, loaded[stage.before]) if stage and stage.before else None
+        one = LoadedExperiment(spec, source, path.resolve(), root, home, stage, first)
+        loaded[stage.name if stage else None] = one
+    return tuple(loaded.values())
+
+
+def _parse_all(stages: Sequence[StageDocument], source: str) -> list[ExperimentSpec]:
+    specs, found = [], []
+    for one in stages:
+        problems = own_model_problems(one.stage, one.document)
+        try:
+            specs.append(parse_experiment(one.document, source))
+        except InvalidExperiment as error:
+            problems.extend(error.problems)
+        found.append(problems)
+    if any(found):
+        raise InvalidExperiment.from_problems(source, problems_by_stage([one.stage for one in stages], found))
+    return specs
+
+
+def _first_model(spec: ExperimentSpec, before: LoadedExperiment) -> ModelSpec:
+    """The model that the stages before start from. A model keeps the template that it was trained with."""
+    own, first = spec.model.chat_template, before.dataset_model
+    return first if own == "tokenizer" else first.model_copy(update={"chat_template": own})
+
+
+def read_document(path: Path, assignments: Sequence[str] = ()) -> tuple[str, dict[str, Any]]:
+    """The text of the file at `path`, and what it says with `assignments` on top, not checked any further.
+
+    Raises NotFound where there is no file, UsageError for an assignment that is none, InvalidExperiment for a file that
+    cannot be read.
     """
     try:
         source = path.read_text()
@@ -64,8 +149,7 @@ def load_experiment(path: Path, assignments: Sequence[str] = ()) -> LoadedExperi
         raise InvalidExperiment(f"{path}: is not TOML: {error}") from None
     for assignment in assignments:
         apply_assignment(document, assignment)
-    root = find_project_root(path.resolve())
-    return LoadedExperiment(parse_experiment(document, str(path)), source, path.resolve(), root, find_home(root))
+    return source, document
 
 
 def parse_experiment(document: dict[str, Any], source: str) -> ExperimentSpec:
@@ -119,14 +203,10 @@ def apply_assignment(document: dict[str, Any], assignment: str) -> None:
             raise UsageError(f"--set {assignment}: `{'.'.join(parts[:depth])}` is a value, not a table")
         if is_last:
             target[index] = value
-            for other in _excluded_by(index):
+            for other in excluded_by(index) if isinstance(target, dict) else ():
                 target.pop(other, None)
         else:
             target = target[index]
-
-
-def _excluded_by(key: Any) -> list[str]:
-    return [other for pair in EXCLUSIVE_KEYS if key in pair for other in pair if other != key]
 
 
 def find_project_root(path: Path) -> Path:

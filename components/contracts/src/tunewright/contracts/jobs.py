@@ -97,6 +97,9 @@ class JobSpec(Spec):
     dataset: CachedDataset | None = None
     """What it trains on. None only for a job that is no training."""
 
+    evaluation_dataset: CachedDataset | None = None
+    """What it is evaluated on while it trains, where `[evaluation]` has sources of its own."""
+
     origin: LaunchOrigin | None = None
     """Who launched it, from what code. None only for a job that is no training."""
 

@@ -63,6 +63,9 @@ class TrainingSummary(Spec):
     num_processes: int = 1
     """Training processes over all nodes."""
 
+    engine: JsonObject = {}
+    """The strategy that really ran, as the wrapped model says it."""
+
     plugins: dict[str, str] = {}
     """Each plugin's distribution and version, as the job saw them."""
 
@@ -83,7 +86,7 @@ class ProvenanceRecord(Spec):
     """Commit, branch, dirty patch and its digest."""
 
     data: JsonObject
-    """Each source's revision or SHA-256, the cache's digest, rows, tokens, drops."""
+    """Each source's revision or SHA-256, the cache's digest, rows, tokens, drops; under `evaluation` the same of that."""
 
     model: JsonObject
     """What it started from: path or id, revision, digest."""
@@ -135,7 +138,7 @@ def compose_record(run_dir: RunDir, outcome: JobStatus, written_at: str) -> Prov
         run=run_dir.name,
         written_at=written_at,
         code=origin.get("code", {}),
-        data=dataset,
+        data=_with_evaluation(dataset, _read(run_dir.evaluation_dataset)),
         model=job.get("model") or {},
         environment={**environment, "python": training.get("python"), "packages": training.get("packages", {})},
         randomness={"seeds": training.get("seeds", {}), "determinism": training.get("determinism", {})},
@@ -153,6 +156,10 @@ def compose_record(run_dir: RunDir, outcome: JobStatus, written_at: str) -> Prov
         metrics={key: training.get(key) for key in _SUMMARY_KEYS},
         outcome=outcome,
     )
+
+
+def _with_evaluation(dataset: JsonObject, evaluation: JsonObject) -> JsonObject:
+    return {**dataset, "evaluation": evaluation} if evaluation else dataset
 
 
 _SUMMARY_KEYS = (

@@ -54,6 +54,11 @@ class RunDir:
         return self.path / "dataset.json"
 
     @property
+    def evaluation_dataset(self) -> Path:
+        """The dataset it is evaluated on, where `[evaluation]` has sources of its own."""
+        return self.path / "evaluation_dataset.json"
+
+    @property
     def job(self) -> Path:
         """The job: all the trainer reads."""
         return self.path / "job.json"

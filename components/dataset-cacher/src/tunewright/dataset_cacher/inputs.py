@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 from tunewright.contracts.dataset_plugins import ChatTemplate, DatasetFormat
 from tunewright.contracts.datasets import DatasetRequest
+from tunewright.contracts.errors import BrokenPlugin, InvalidDataset, Problem
 from tunewright.contracts.experiment import DatasetSource
 from tunewright.contracts.plugins import PluginHost
 from tunewright.contracts.spec import digest_of
@@ -24,6 +26,10 @@ CACHE_FORMAT_VERSION = 2
 
 PACKING_ALGORITHM = {"algorithm": "best-fit-decreasing", "version": 2}
 TRUNCATION_RULE = "right"
+
+PAIR_RULES_VERSION = 1
+"""Raise it when what is trained of a pair, or which pairs are kept, changes. Only mixes of pairs have it in their key."""
+
 DECIDING_LIBRARIES = ("jinja2", "tokenizers")
 """Libraries whose versions may change tokens."""
 
@@ -61,6 +67,11 @@ class Inputs:
 
     digest: str
 
+    @property
+    def sequences_per_example(self) -> int:
+        """2 for a mix of preferences, else 1: the same for all sources."""
+        return self.sources[0].format.conversations_per_row
+
 
 def find_inputs(request: DatasetRequest, host: PluginHost, memory: DigestMemory) -> Inputs:
     """Find and name everything `request` asks for. Reads files, writes nothing, and asks no hub with `plan_only`.
@@ -72,6 +83,7 @@ def find_inputs(request: DatasetRequest, host: PluginHost, memory: DigestMemory)
     formats, root = host.dataset_formats, Path(request.project_root)
     mix = request.dataset.mix
     chosen = [formats.get(one.format, f"dataset.mix[{index}].format") for index, one in enumerate(mix)]
+    _check_examples(request, chosen)
     tokenizer = read_tokenizer_files(_tokenizer_directory(request), memory.sha256_of)
     template = choose_template(request.chat_template, host.chat_templates, tokenizer)
     sources = tuple(
@@ -92,6 +104,40 @@ def with_hub_files(inputs: Inputs, memory: DigestMemory) -> Inputs:
         for index, one in enumerate(inputs.sources)
     )
     return replace(inputs, sources=sources)
+
+
+def _check_examples(request: DatasetRequest, formats: Sequence[DatasetFormat]) -> None:
+    """A mix is of conversations or of pairs, and pairs are not packed."""
+    mix, numbers = request.dataset.mix, [one.conversations_per_row for one in formats]
+    for one in formats:
+        if one.conversations_per_row not in (1, 2):
+            words = f"dataset format `{one.name}`: `conversations_per_row` must be 1 or 2"
+            raise BrokenPlugin(f"{words}, got {one.conversations_per_row}")
+    if len(set(numbers)) > 1:
+        single, paired = (_name_of(mix[index], index) for index in (numbers.index(1), numbers.index(2)))
+        message = f"{single} gives conversations, {paired} gives preference pairs; a mix has one kind only"
+        raise _invalid("dataset.mix", message, "prepare them in two experiments")
+    if numbers[0] == 2:
+        _check_pairs(request)
+
+
+def _check_pairs(request: DatasetRequest) -> None:
+    if request.dataset.packing:
+        hint = "leave it out: the trainer lays the sequences of a batch end to end, with no padding, anyway"
+        raise _invalid("dataset.packing", "must be false with preference pairs, got true", hint)
+    for index, one in enumerate(request.dataset.mix):
+        if one.train_on == "all":
+            message = 'must be "assistant" or "last_assistant" with preference pairs, got "all"'
+            raise _invalid(f"dataset.mix[{index}].train_on", message, "a pair is judged by its answers alone")
+
+
+def _name_of(source: DatasetSource, index: int) -> str:
+    return f"`{source.source}` (mix[{index}], format `{source.format}`)"
+
+
+def _invalid(field: str, message: str, hint: str) -> InvalidDataset:
+    problem = Problem(field, message, hint)
+    return InvalidDataset(str(problem).split("\n")[0], hint, (problem,))
 
 
 def _find_source(
@@ -134,18 +180,26 @@ def _key(
         "truncation": TRUNCATION_RULE,
         "packing": PACKING_ALGORITHM,
         "libraries": {name: metadata.version(name) for name in DECIDING_LIBRARIES},
+        **({} if sources[0].format.conversations_per_row == 1 else {"pairs": {"version": PAIR_RULES_VERSION}}),
     }
 
 
 def _source_key(source: SourceInputs) -> dict[str, Any]:
     return {
         **_content_key(source),
-        "format": {"name": source.format.name, "version": source.format.version},
+        "format": _format_key(source.format),
         "fraction": source.spec.fraction,
         "rows": source.spec.rows,
         "train_on": source.spec.train_on,
         **_given_key(source.spec),
     }
+
+
+def _format_key(dataset_format: DatasetFormat) -> dict[str, Any]:
+    """How many conversations a row gives is there only where it is not one, as in the digests there were before."""
+    key = {"name": dataset_format.name, "version": dataset_format.version}
+    number = dataset_format.conversations_per_row
+    return key if number == 1 else {**key, "conversations_per_row": number}
 
 
 def _content_key(source: SourceInputs) -> dict[str, Any]:

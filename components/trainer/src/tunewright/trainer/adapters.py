@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,6 +35,7 @@ def add_adapters(model: Any, options: AdapterOptions, base: ModelReference) -> A
         lora_dropout=options.dropout,
         target_modules=targets if isinstance(targets, str) else list(targets),
         use_rslora=options.use_rslora,
+        use_dora=options.use_dora,
         bias=options.bias,
     )
     try:
@@ -70,10 +71,13 @@ def _invalid(problems: list[Problem]) -> InvalidExperiment:
     return InvalidExperiment.from_problems("the adapters", problems)
 
 
-def save_adapter(model: Any, directory: Path) -> None:
-    """Write the adapters in peft's format: `adapter_model.safetensors` and `adapter_config.json` naming their base."""
+def save_adapter(model: Any, directory: Path, weights: Mapping[str, torch.Tensor]) -> None:
+    """Write the adapters in peft's format: `adapter_model.safetensors` and `adapter_config.json` naming their base.
+
+    `weights` are the adapters' tensors by their names in `model`.
+    """
     # `auto` would ask the hub whether the base's vocabulary has changed.
-    model.save_pretrained(directory, save_embedding_layers=False)
+    model.save_pretrained(directory, save_embedding_layers=False, state_dict=dict(weights))
     config = directory / "adapter_config.json"
     document = json.loads(config.read_text())
     # peft keeps the targets as a set, whose order differs from process to process.

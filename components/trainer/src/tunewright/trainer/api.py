@@ -6,14 +6,14 @@ that class is called with the parsed options and gives a `TrainerVariant`. The t
     variant = MyVariant(options)
     model = variant.load_model(context)
     model = variant.prepare_model(model, context)
-    variant.load_trained_state(model, state)    # only where a checkpoint is gone on from
-    ...                                         # the trainer trains every parameter that requires a gradient
-    variant.trained_state(model)                # for each checkpoint, rank 0
-    variant.save_final(model, directory, context)   # at the end, rank 0
+    objective = variant.make_objective(context)     # the loss, and what one example is
+    ...                                             # the trainer trains every parameter that requires a gradient
+    variant.save_final(model, directory, context, weights)   # at the end, on the main process
 
-and `trainer export --merge` calls `variant.merge(source, destination)`. The trainer owns data, loss, optimizer,
-checkpoints, random state and records; a variant owns what the model is. Most variants subclass `VariantDefaults`
-and write only what differs. A suite to inherit is in the repository: `tests/conformance/variant_suite.py`.
+and `trainer export --merge` calls `variant.merge(source, destination)`. The trainer owns data, optimizer, strategies,
+checkpoints, random state and records; a variant owns what the model is and what its loss is. Most variants subclass
+`VariantDefaults` and write only what differs. A suite to inherit is in the repository:
+`tests/conformance/variant_suite.py`.
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ import torch
 from tunewright.contracts.adapters import AdapterOptions
 from tunewright.contracts.errors import UsageError
 from tunewright.trainer.adapters import add_adapters, merge_adapter, save_adapter
+from tunewright.trainer.batches import Batch
+from tunewright.trainer.computing.language_model import LanguageModel
+from tunewright.trainer.dataset import TokenSequence
 from tunewright.trainer.model_loading import (
     ModelContext,
     dtype_named,
@@ -37,10 +40,19 @@ from tunewright.trainer.model_loading import (
     load_weights,
     save_whole_model,
 )
+from tunewright.trainer.objectives.next_token import NextToken
+from tunewright.trainer.objectives.objective import Beginning, Losses, Objective
 
 __all__ = [
     "AdapterDefaults",
+    "Batch",
+    "Beginning",
+    "LanguageModel",
+    "Losses",
     "ModelContext",
+    "NextToken",
+    "Objective",
+    "TokenSequence",
     "TrainerVariant",
     "VariantDefaults",
     "dtype_named",
@@ -70,16 +82,19 @@ class TrainerVariant(Protocol):
         Trained parameters are float32. Raises InvalidExperiment for options that do not fit the model.
         """
 
-    def trained_state(self, model: Any) -> dict[str, torch.Tensor]:
-        """Every tensor that training changes, by name: what a checkpoint keeps of the model. No copies are needed."""
+    def make_objective(self, context: ModelContext) -> Objective:
+        """The loss, and how many sequences make an example."""
 
-    def load_trained_state(self, model: Any, state: Mapping[str, torch.Tensor]) -> None:
-        """Put back what `trained_state` gave, exactly. A name too many or too few is an error."""
+    def is_saved(self, name: str, parameter: torch.Tensor) -> bool:
+        """Whether `save_final` needs this tensor of the model's state: gathering what it does not need costs time."""
 
-    def save_final(self, model: Any, directory: Path, context: ModelContext) -> None:
+    def save_final(
+        self, model: Any, directory: Path, context: ModelContext, weights: Mapping[str, torch.Tensor]
+    ) -> None:
         """Write into `directory` what a user loads with transformers or peft: safetensors; equal weights, equal bytes.
 
-        The trainer adds tokenizer, chat template and model card, and renames the directory into place.
+        `weights` holds the tensors that `is_saved` asked for, whole: the model's own may be in pieces. The trainer adds
+        tokenizer, chat template and model card, and renames the directory into place.
         """
 
     def merge(self, source: Path, destination: Path) -> None:
@@ -96,20 +111,19 @@ class VariantDefaults:
         """The experiment's model, pretrained or random, float32."""
         return load_base_model(context)
 
-    def trained_state(self, model: Any) -> dict[str, torch.Tensor]:
-        """The parameters that require a gradient. A parameter that is used in two places is kept once."""
-        return {name: tensor.detach() for name, tensor in model.named_parameters() if tensor.requires_grad}
+    def make_objective(self, context: ModelContext) -> Objective:
+        """Supervised fine-tuning: cross-entropy of the trained tokens."""
+        return NextToken()
 
-    def load_trained_state(self, model: Any, state: Mapping[str, torch.Tensor]) -> None:
-        """Copy `state` into those parameters."""
-        own = self.trained_state(model)
-        assert own.keys() == state.keys(), f"other parameters: {sorted(own.keys() ^ state.keys())[:5]}"
-        for name, tensor in own.items():
-            tensor.copy_(state[name])
+    def is_saved(self, name: str, parameter: torch.Tensor) -> bool:
+        """Everything."""
+        return True
 
-    def save_final(self, model: Any, directory: Path, context: ModelContext) -> None:
+    def save_final(
+        self, model: Any, directory: Path, context: ModelContext, weights: Mapping[str, torch.Tensor]
+    ) -> None:
         """Write the whole model."""
-        save_whole_model(model, directory)
+        save_whole_model(model, directory, weights)
 
     def merge(self, source: Path, destination: Path) -> None:
         """Refuse: without adapters there is nothing to merge."""
@@ -130,9 +144,15 @@ class AdapterDefaults(VariantDefaults):
         """`model` frozen, with adapters that are trained."""
         return add_adapters(model, self.options, frozen_base(context).reference)
 
-    def save_final(self, model: Any, directory: Path, context: ModelContext) -> None:
+    def is_saved(self, name: str, parameter: torch.Tensor) -> bool:
+        """The adapters: what is trained."""
+        return parameter.requires_grad
+
+    def save_final(
+        self, model: Any, directory: Path, context: ModelContext, weights: Mapping[str, torch.Tensor]
+    ) -> None:
         """Write the adapters alone, in peft's format."""
-        save_adapter(model, directory)
+        save_adapter(model, directory, weights)
 
     def merge(self, source: Path, destination: Path) -> None:
         """Add the adapters to their base in full precision."""

@@ -6,7 +6,7 @@ Shapes: T tokens of all conversations of the pass together, N of them predicted 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -30,6 +30,15 @@ class Batch:
     labels: torch.Tensor
     """(N,) int64: those tokens."""
 
+    lengths: tuple[int, ...]
+    """Tokens of each of the conversations, in order; T together."""
+
+    trained_counts: tuple[int, ...]
+    """Trained tokens of each of them; N together."""
+
+    sequences: tuple[int, ...]
+    """The number of each in the dataset."""
+
     @property
     def num_tokens(self) -> int:
         """T."""
@@ -42,19 +51,27 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The same on `device`."""
-        return Batch(
-            self.input_ids.to(device), self.position_ids.to(device), self.predicting.to(device), self.labels.to(device)
-        )
+        names = ("input_ids", "position_ids", "predicting", "labels")
+        return replace(self, **{name: getattr(self, name).to(device) for name in names})
 
 
 def make_batch(sequences: Sequence[TokenSequence]) -> Batch:
     """`sequences` (at least one) laid end to end."""
     starts = np.cumsum([0, *(len(sequence.ids) for sequence in sequences)])
     positions = [np.arange(len(sequence.ids)) for sequence in sequences]
-    targets = [start + sequence.predicted() for start, sequence in zip(starts, sequences, strict=False)]
+    predicted = [sequence.predicted() for sequence in sequences]
+    targets = [start + one for start, one in zip(starts, predicted, strict=False)]
     ids = torch.from_numpy(np.concatenate([sequence.ids for sequence in sequences]).astype(np.int64))
     target = torch.from_numpy(np.concatenate(targets))
-    return Batch(ids[None], torch.from_numpy(np.concatenate(positions))[None], target - 1, ids[target])
+    return Batch(
+        input_ids=ids[None],
+        position_ids=torch.from_numpy(np.concatenate(positions))[None],
+        predicting=target - 1,
+        labels=ids[target],
+        lengths=tuple(len(sequence.ids) for sequence in sequences),
+        trained_counts=tuple(map(len, predicted)),
+        sequences=tuple(sequence.number for sequence in sequences),
+    )
 
 
 def count_trained(sequences: Sequence[TokenSequence]) -> int:

@@ -24,6 +24,9 @@ class TokenSequence:
     spans: np.ndarray[Any, Any]
     """Half-open ranges of trained tokens: start, end, start, end, ..."""
 
+    number: int = 0
+    """Its number in the dataset."""
+
     def predicted(self) -> np.ndarray[Any, Any]:
         """Positions of the tokens that count in the loss. The first token of a sequence is predicted by nothing."""
         ranges = [np.arange(max(start, 1), end) for start, end in self.spans.reshape(-1, 2).tolist()]
@@ -53,23 +56,38 @@ def _flat(array: Any) -> np.ndarray[Any, Any]:
 
 
 class TokenDataset:
-    """A cache, opened. `len()` is the number of rows a step counts: packed rows with packing, conversations without."""
+    """A cache, opened. `len()` is the number of rows a step counts.
 
-    def __init__(self, cache: Path, manifest: DatasetManifest, packing: bool) -> None:
+    Those are packed rows with packing, otherwise examples: conversations, or pairs of them.
+    """
+
+    def __init__(self, cache: Path, manifest: DatasetManifest, packing: bool, sequences_per_example: int = 1) -> None:
         table = _open_all(cache, [shard.file for shard in manifest.shards])
         self._ids, self._spans = ListColumn(table["input_ids"]), ListColumn(table["spans"])
-        self.num_sequences = len(self._ids)
+        self.num_sequences, self.sequences_per_example = len(self._ids), sequences_per_example
         self._packed = ListColumn(_open_all(cache, [manifest.packing.file])["rows"]) if packing else None
         if self.num_sequences != manifest.rows:
             raise CacheCorrupted(f"{cache}: holds {self.num_sequences} rows, its manifest says {manifest.rows}")
 
     def __len__(self) -> int:
-        return self.num_sequences if self._packed is None else len(self._packed)
+        if self._packed is not None:
+            return len(self._packed)
+        return self.num_sequences // self.sequences_per_example
 
     def sequences_of(self, row: int) -> list[TokenSequence]:
-        """The conversations in row `row`: one, or those that share a packed row."""
-        members = [row] if self._packed is None else self._packed[row].tolist()
-        return [TokenSequence(self._ids[member], self._spans[member]) for member in members]
+        """The conversations in row `row`: those of one example, or those that share a packed row."""
+        return [self.sequence(number) for number in self._members(row)]
+
+    def sequence(self, number: int) -> TokenSequence:
+        """Conversation `number` of the dataset."""
+        return TokenSequence(self._ids[number], self._spans[number], number)
+
+    def _members(self, row: int) -> Sequence[int]:
+        if self._packed is not None:
+            members: list[int] = self._packed[row].tolist()
+            return members
+        first = row * self.sequences_per_example
+        return range(first, first + self.sequences_per_example)
 
 
 def _open_all(cache: Path, files: Sequence[str]) -> Any:

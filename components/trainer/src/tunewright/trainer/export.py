@@ -35,7 +35,7 @@ class Source:
 
 def find_source(path: Path) -> Source:
     """What `path` is: a checkpoint, a model's directory, or a run, whose model (or else newest checkpoint) is meant."""
-    from tunewright.trainer.resume import whole_checkpoints
+    from tunewright.trainer.checkpoints.finding import whole_checkpoints
 
     if (path / CHECKPOINT_FILE).is_file():
         return Source(path, is_checkpoint=True)
@@ -108,18 +108,19 @@ def _model_of_checkpoint(checkpoint: Path, scratch: Path) -> Path:
 
 def _final_model(job: TrainingJob, checkpoint: Path, manifest: CheckpointManifest) -> FinalModel:
     import torch
-    from safetensors.torch import load_file
 
     from tunewright.trainer.api import ModelContext
-    from tunewright.trainer.checkpoint import TRAINED_FILE
+    from tunewright.trainer.checkpoints.loading import trained_tensors
     from tunewright.trainer.session import build_model, load_variant
 
     context = ModelContext(job.experiment.model, job.model, job.experiment.seed, torch.device("cpu"), job.run_dir.path)
     variant = load_variant(job)
     model = build_model(variant, context)
-    variant.load_trained_state(model, load_file(checkpoint / TRAINED_FILE))
+    for name, tensor in trained_tensors(checkpoint, manifest.num_processes).items():
+        model.get_parameter(name).detach().copy_(tensor)
+    weights = {n: t.detach() for n, t in model.state_dict(keep_vars=True).items() if variant.is_saved(n, t)}
     loss = manifest.position.get("progress", {}).get("last_loss")
-    return FinalModel(variant, model, context, make_origin(job, manifest.step, loss), _template(job))
+    return FinalModel(variant, model, context, make_origin(job, manifest.step, loss), _template(job), weights)
 
 
 def _template(job: TrainingJob) -> str | None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from tunewright.contracts.datasets import DatasetManifest
 from tunewright.contracts.files import write_json_atomically, write_text_atomically
@@ -44,6 +47,8 @@ class FinalModel:
     context: ModelContext
     origin: ModelOrigin
     chat_template: str | None
+    weights: Mapping[str, torch.Tensor]
+    """What the variant saves, whole."""
 
 
 def make_origin(job: TrainingJob, steps: int, last_loss: float | None) -> ModelOrigin:
@@ -76,7 +81,7 @@ def write_model(directory: Path, final: FinalModel) -> None:
 
 
 def _write_parts(directory: Path, final: FinalModel) -> None:
-    final.variant.save_final(final.model, directory, final.context)
+    final.variant.save_final(final.model, directory, final.context, final.weights)
     _write_tokenizer(directory, final)
     write_json_atomically(directory / ORIGIN_FILE, final.origin.to_document())
     write_text_atomically(directory / "README.md", model_card(final.origin))

@@ -10,7 +10,7 @@ from tunewright.contracts.checkpoints import CHECKPOINT_FILE, verify_checkpoint
 from tunewright.contracts.datasets import FileRecord
 from tunewright.contracts.errors import IntegrityError, NotFound
 from tunewright.contracts.rundir import RunDir
-from tunewright.trainer.resume import whole_checkpoints
+from tunewright.trainer.checkpoints.finding import whole_checkpoints
 
 _ORIGIN_FILE = "tunewright.json"
 

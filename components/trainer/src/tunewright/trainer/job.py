@@ -17,9 +17,7 @@ from tunewright.contracts.plugins import PluginHost
 from tunewright.contracts.rundir import RunDir
 from tunewright.contracts.spec import Spec, digest_of
 from tunewright.contracts.variants import VariantInfo
-
-STRATEGIES = frozenset({"ddp"})
-"""The ways of sharing work between processes that this trainer has."""
+from tunewright.trainer.strategies.names import STRATEGIES
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from tunewright.trainer.resume import FoundCheckpoint
+from tunewright.trainer.checkpoints.finding import FoundCheckpoint
 from tunewright.trainer.session import Session, transformer_of
 
 
@@ -63,6 +63,12 @@ def _batch_lines(session: Session) -> list[str]:
         f"{experiment.accumulation_steps}",
         f"steps: {session.max_steps:,} ({session.order.steps_per_epoch:,} per epoch, {epochs:.2f} epochs)",
     ]
+
+
+def say_metrics(line: dict[str, Any]) -> None:
+    """A line of metrics in words."""
+    if "loss" in line:
+        say_step(line)
 
 
 def say_step(line: dict[str, Any]) -> None:

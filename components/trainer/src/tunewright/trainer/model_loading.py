@@ -6,7 +6,7 @@ import contextlib
 import importlib.util
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -179,12 +179,16 @@ def frozen_base(context: ModelContext) -> ModelContext:
     return replace(context, spec=context.spec.model_copy(update={"weights": "pretrained"}), reference=reference)
 
 
-def save_whole_model(model: Any, directory: Path) -> None:
-    """Write `model` (a PreTrainedModel) and its configuration as safetensors: equal weights, equal bytes."""
+def save_whole_model(model: Any, directory: Path, weights: Mapping[str, torch.Tensor] | None = None) -> None:
+    """Write `model` (a PreTrainedModel) and its configuration as safetensors: equal weights, equal bytes.
+
+    `weights` are its tensors where its own are in pieces.
+    """
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    model.save_pretrained(directory)
+    # transformers empties the dictionary it is given.
+    model.save_pretrained(directory, state_dict=None if weights is None else dict(weights))
 
 
 class _Writer(Protocol):

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from tunewright.contracts.errors import TunewrightError
+from tunewright.trainer.checkpoints.finding import find_checkpoint
 from tunewright.trainer.job import TrainingJob, open_job, verify_dataset
-from tunewright.trainer.resume import find_checkpoint
 from tunewright.trainer.summary import note_failure
 
 _SECONDS_FOR_THE_MAIN_PROCESS = 5.0

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -13,14 +14,18 @@ from tunewright.contracts.datasets import DatasetManifest
 from tunewright.contracts.errors import InvalidExperiment, Problem
 from tunewright.contracts.plugins import load_entry
 from tunewright.trainer.api import ModelContext, TrainerVariant
-from tunewright.trainer.checkpoint import Trained
+from tunewright.trainer.checkpoints.random_states import process_seed, seed_everything
+from tunewright.trainer.checkpoints.saving import Trained
+from tunewright.trainer.computing.isolation import keeps_sequences_apart
+from tunewright.trainer.computing.language_model import LanguageModel, takes_positions_to_keep
 from tunewright.trainer.dataset import DataOrder, TokenDataset
-from tunewright.trainer.engine import Engine
-from tunewright.trainer.isolation import keeps_sequences_apart
 from tunewright.trainer.job import TrainingJob, read_verified_manifest
-from tunewright.trainer.loss import takes_positions_to_keep
+from tunewright.trainer.objectives.objective import Beginning, Objective
 from tunewright.trainer.optimization import make_optimizer, make_scheduler, trained_parameters
-from tunewright.trainer.randomness import process_seed, seed_everything
+from tunewright.trainer.strategies.engine import Engine
+
+if TYPE_CHECKING:
+    from tunewright.trainer.observers import Observer
 
 
 @dataclass
@@ -51,22 +56,19 @@ class Session:
     order: DataOrder
     context: ModelContext
     trained: Trained
-    wrapped: Any
+    objective: Objective
+    model: LanguageModel
     """The model as it is called: wrapped for mixed precision and for several processes."""
-
-    keeps_positions: bool
-    """Whether the model computes logits at chosen positions only."""
 
     sequences_apart: bool
     """Whether several conversations can share a forward pass."""
 
-    progress: Progress = field(default_factory=Progress)
+    max_steps: int
+    """Optimizer steps of the whole run."""
 
-    @property
-    def max_steps(self) -> int:
-        """Optimizer steps of the whole run."""
-        training = self.job.experiment.training
-        return training.max_steps or (training.num_epochs or 1) * self.order.steps_per_epoch
+    progress: Progress = field(default_factory=Progress)
+    observers: Sequence[Observer] = ()
+    """What watches the training; empty but on the main process."""
 
     @property
     def parameters(self) -> list[torch.nn.Parameter]:
@@ -87,7 +89,7 @@ def make_context(job: TrainingJob, engine: Engine) -> ModelContext:
         spec=job.experiment.model,
         reference=job.model,
         seed=job.experiment.seed,
-        device=engine.device,
+        device=engine.loading_device,
         run_dir=job.run_dir.path,
         is_main=engine.is_main,
         barrier=engine.barrier,
@@ -106,25 +108,56 @@ def build_model(variant: TrainerVariant, context: ModelContext) -> Any:
 def open_session(job: TrainingJob, engine: Engine) -> Session:
     """Load data and model, try the model out, wrap it. The random state afterwards is the first step's."""
     manifest, experiment = read_verified_manifest(job), job.experiment
-    dataset = TokenDataset(job.dataset, manifest, experiment.dataset.packing)
-    order = DataOrder(len(dataset), experiment.training.batch_size, experiment.seed)
+    training = experiment.training
     context, variant = make_context(job, engine), load_variant(job)
+    objective = variant.make_objective(context)
+    refuse_other_examples(job, objective, manifest)
+    dataset = TokenDataset(job.dataset, manifest, experiment.dataset.packing, objective.sequences_per_example)
+    order = DataOrder(len(dataset), training.batch_size, experiment.seed)
     model = build_model(variant, context)
     transformer = transformer_of(model)
     _refuse_small_vocabulary(transformer, manifest)
-    apart = keeps_sequences_apart(model, transformer.config.vocab_size, engine.device, context.dtype)
-    if experiment.training.activation_checkpointing:
+    apart = keeps_sequences_apart(model, transformer.config.vocab_size, context.device, context.dtype)
+    if training.activation_checkpointing:
         transformer.activation_checkpointing_enable()
-    optimizer = make_optimizer(model, experiment.training)
-    wrapped, prepared = engine.prepare(model, optimizer)
+    wrapped = engine.prepare(model, lambda parameters_of: make_optimizer(parameters_of, training))
+    max_steps = training.max_steps or (training.num_epochs or 1) * order.steps_per_epoch
+    scheduler = make_scheduler(engine.optimizer, training, max_steps)
+    language_model = LanguageModel(wrapped, takes_positions_to_keep(transformer), training.label_smoothing)
     session = Session(
-        job, engine, manifest, dataset, order, context, Trained(variant, model, prepared, None), wrapped,
-        takes_positions_to_keep(transformer), apart,
+        job, engine, manifest, dataset, order, context, Trained(variant, model, scheduler), objective, language_model,
+        apart, max_steps,
     )  # fmt: skip
-    scheduler = make_scheduler(optimizer, experiment.training, session.max_steps)
-    session.trained = Trained(variant, model, prepared, scheduler)
+    objective.begin(make_beginning(session))
     seed_everything(process_seed(experiment.seed, engine.rank))
     return session
+
+
+def make_beginning(session: Session) -> Beginning:
+    """What the objective may use before the first step."""
+    job, engine = session.job, session.engine
+    assert job.job.dataset is not None
+    identity = {
+        "model": job.experiment.model.to_document(),
+        "reference": job.model.to_document(),
+        "seed": job.experiment.seed,
+        "variant": job.variant.name,
+        "options": job.options.to_document(),
+    }
+    return Beginning(
+        session.model, session.dataset, engine.device, engine.rank, engine.num_processes, engine.gather_objects,
+        job.job.dataset.digest, identity, job.dataset.parent,
+    )  # fmt: skip
+
+
+def refuse_other_examples(job: TrainingJob, objective: Objective, manifest: DatasetManifest) -> None:
+    """Raise InvalidExperiment where the dataset's examples are not what the variant trains on."""
+    wanted, found = objective.sequences_per_example, manifest.sequences_per_example
+    if wanted != found:
+        words = {1: "conversations", 2: "pairs of a chosen and a rejected answer"}
+        message = f"variant `{job.variant.name}` trains on {words[wanted]}, the dataset holds {words[found]}"
+        hint = 'pairs come from sources with `format = "preference"`'
+        raise InvalidExperiment.from_problems(job.experiment.name, [Problem("dataset.mix", message, hint)])
 
 
 def transformer_of(model: torch.nn.Module) -> Any:

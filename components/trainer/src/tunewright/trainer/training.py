@@ -14,20 +14,18 @@ from tunewright.contracts.provenance import TrainingSummary, compose_record, wri
 from tunewright.contracts.status import CauseKind, JobState, JobStatus
 from tunewright.contracts.timestamps import utc_now
 from tunewright.trainer import log
-from tunewright.trainer.checkpoint import (
-    load_checkpoint,
-    remove_old_checkpoints,
-    remove_torn_checkpoints,
-    save_checkpoint,
-)
-from tunewright.trainer.engine import Engine
+from tunewright.trainer.checkpoints.finding import FoundCheckpoint, find_checkpoint
+from tunewright.trainer.checkpoints.loading import load_checkpoint
+from tunewright.trainer.checkpoints.random_states import make_deterministic, process_seed
+from tunewright.trainer.checkpoints.saving import remove_old_checkpoints, remove_torn_checkpoints, save_checkpoint
 from tunewright.trainer.final_model import FinalModel, chat_template_of, make_origin, write_model
 from tunewright.trainer.job import TrainingJob
-from tunewright.trainer.metrics import append_metrics, forget_later_lines
-from tunewright.trainer.randomness import make_deterministic, process_seed
-from tunewright.trainer.resume import FoundCheckpoint, find_checkpoint
+from tunewright.trainer.metrics import forget_later_lines
+from tunewright.trainer.observers import open_observers
 from tunewright.trainer.session import Progress, Session, open_session
 from tunewright.trainer.step import StepResult, run_step
+from tunewright.trainer.strategies.choosing import start_engine
+from tunewright.trainer.strategies.engine import Engine
 from tunewright.trainer.summary import (
     describe_hardware,
     determinism_record,
@@ -46,7 +44,7 @@ def run_training(job: TrainingJob) -> None:
     engine = None
     try:
         make_deterministic(torch.cuda.is_available())
-        engine = Engine(job.experiment)
+        engine = start_engine(job.experiment)
         _train(job, engine)
     except Exception as error:
         if engine is None or engine.is_main:
@@ -69,9 +67,15 @@ def _train(job: TrainingJob, engine: Engine) -> None:
     if engine.is_main:
         write_summary(job, summary)
         log.say_start(session, found)
-    train_steps(session)
-    if engine.is_main:
+        session.observers = open_observers(job)
+    for observer in session.observers:
+        observer.started(session.progress.step)
+    try:
+        train_steps(session)
         _finish(session, summary)
+    finally:
+        for observer in session.observers:
+            observer.closed()
     engine.barrier()
 
 
@@ -139,9 +143,10 @@ def _log_step(session: Session, result: StepResult, clock: log.StepClock) -> Non
         "tokens_per_second": round(clock.tokens_per_second(progress.tokens), 1),
         "padding_ratio": 0.0,  # rows are laid end to end: there is none
         "elapsed_seconds": round(progress.elapsed_seconds, 3),
+        **result.metrics,
     }
-    append_metrics(session.job.run_dir.metrics, line)
-    log.say_step(line)
+    for observer in session.observers:
+        observer.logged(line)
 
 
 def _save(session: Session) -> None:
@@ -154,6 +159,8 @@ def _save(session: Session) -> None:
         return
     remove_old_checkpoints(session.job.run_dir.checkpoints, session.job.experiment.checkpoint.keep_last)
     log.say(f"checkpoint: {saved.path}")
+    for observer in session.observers:
+        observer.checkpoint_saved(saved)
     _notify(session.job, "tunewright_checkpoint_saved", checkpoint=saved, job=session.job.job)
 
 
@@ -171,6 +178,7 @@ def _start_summary(session: Session, started_at: str, found: FoundCheckpoint | N
         tokens=session.progress.tokens,
         resumed_from_step=found.manifest.step if found else None,
         seeds={"experiment": seed, **{f"process {r}": process_seed(seed, r) for r in range(engine.num_processes)}},
+        engine=engine.describe(),
         determinism=determinism_record(engine.device.type == "cuda", engine.num_processes),
         hardware=describe_hardware(),
         packages=installed_packages(),
@@ -182,12 +190,22 @@ def _start_summary(session: Session, started_at: str, found: FoundCheckpoint | N
 
 def _finish(session: Session, summary: TrainingSummary) -> None:
     """The model, what was seen, and last of all the record."""
-    job, progress = session.job, session.progress
+    variant, model = session.trained.variant, session.trained.model
+    saved = {name for name, tensor in model.state_dict(keep_vars=True).items() if variant.is_saved(name, tensor)}
+    weights = session.engine.model_state(model, saved.__contains__)
+    if session.engine.is_main:
+        _write_results(session, summary, weights)
+
+
+def _write_results(session: Session, summary: TrainingSummary, weights: dict[str, torch.Tensor]) -> None:
+    job, progress, trained = session.job, session.progress, session.trained
     origin = make_origin(job, progress.step, progress.last_loss)
     template = chat_template_of(session.manifest)
     write_model(
-        job.run_dir.model, FinalModel(session.trained.variant, session.trained.model, session.context, origin, template)
+        job.run_dir.model, FinalModel(trained.variant, trained.model, session.context, origin, template, weights)
     )
+    for observer in session.observers:
+        observer.model_written()
     ended = {name: getattr(progress, name) for name in ("tokens", "first_loss", "last_loss")}
     write_summary(job, summary.model_copy(update={**ended, "steps": progress.step, "ended_at": utc_now()}))
     status = JobStatus(
@@ -201,4 +219,6 @@ def _finish(session: Session, summary: TrainingSummary) -> None:
     record = compose_record(job.run_dir, status, utc_now())
     write_record(job.run_dir, record)
     log.say(f"model: {job.run_dir.model}")
+    for observer in session.observers:
+        observer.finished(record)
     _notify(job, "tunewright_run_finished", record=record)

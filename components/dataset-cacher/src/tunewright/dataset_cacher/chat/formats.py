@@ -1,4 +1,4 @@
-"""The built-in row formats: how a row of a source becomes the messages of a conversation."""
+"""The built-in row formats: how a row of a source becomes the messages of a conversation, or of two."""
 
 from __future__ import annotations
 
@@ -54,6 +54,23 @@ def read_sharegpt(row: Row) -> Messages:
     return [*system, *(_sharegpt_message(turn, number) for number, turn in enumerate(turns, start=1))]
 
 
+def read_preference(row: Row) -> tuple[Messages, Messages]:
+    """`{"prompt", "chosen", "rejected"}`, each text or messages, or whole conversations in `chosen` and `rejected`.
+
+    A list that does not begin with an answer is a whole conversation; a `prompt` beside two of them is not read.
+    """
+    chosen, rejected = _turn(row, "chosen", "assistant"), _turn(row, "rejected", "assistant")
+    whole = [name for name, one in (("chosen", chosen), ("rejected", rejected)) if not _begins_with_answer(one)]
+    if len(whole) == 1:
+        raise ValueError(f"`{whole[0]}` has its prompt in it and the other has not: give it to both, or to none")
+    prompt = [] if whole else _turn(row, "prompt", "user")
+    return [*prompt, *chosen], [*prompt, *rejected]
+
+
+def _begins_with_answer(messages: Messages) -> bool:
+    return not isinstance(messages[0], dict) or messages[0].get("role") == "assistant"
+
+
 def _sharegpt_message(turn: Any, number: int) -> dict[str, Any]:
     if not isinstance(turn, dict) or "from" not in turn or "value" not in turn:
         raise ValueError(f"turn {number} must be an object with `from` and `value`")
@@ -90,9 +107,11 @@ def _text(row: Row, column: str) -> str:
     return value
 
 
-def _format(name: str, summary: str) -> DatasetFormat:
+def _format(name: str, summary: str, conversations_per_row: int = 1) -> DatasetFormat:
     entry = f"tunewright.dataset_cacher.chat.formats:read_{name}"
-    return DatasetFormat(name=name, summary=summary, entry=entry, version=1, api=1)
+    return DatasetFormat(
+        name=name, summary=summary, entry=entry, version=1, api=1, conversations_per_row=conversations_per_row
+    )
 
 
 BUILT_IN_FORMATS = (
@@ -101,4 +120,5 @@ BUILT_IN_FORMATS = (
     _format("question_answer", "a question and its answer"),
     _format("alpaca", "instruction, optional input and system, output"),
     _format("sharegpt", "conversations of from and value"),
+    _format("preference", "a prompt with a chosen and a rejected answer", conversations_per_row=2),
 )

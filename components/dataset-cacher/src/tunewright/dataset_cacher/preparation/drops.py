@@ -12,10 +12,14 @@ NO_TRAINED_TOKENS = "no_trained_tokens"
 TEMPLATE_UNMASKABLE = "template_unmaskable"
 """It cannot be told which characters of the rendered text are the answer."""
 
+EQUAL_ANSWERS = "equal_answers"
+"""Of a pair: both sides are the same tokens, at least up to the cut, so that neither can be preferred."""
+
 _HINTS = {
     NO_TRAINED_TOKENS: "is there an answer in the rows, and does it start before `dataset.max_length_tokens`?",
     TEMPLATE_UNMASKABLE: "what `model.chat_template` renders around an answer depends on what the answer says: "
     "choose another, or mark its answers with {% generation %}",
+    EQUAL_ANSWERS: "are `chosen` and `rejected` different, and do they differ before `dataset.max_length_tokens`?",
 }
 
 FIELD = "dataset.max_dropped_fraction"

@@ -14,7 +14,8 @@ from tunewright.dataset_cacher.chat.masking import Masker, Rendered, Unmaskable
 from tunewright.dataset_cacher.chat.rendering import Renderer, RenderingFailed
 from tunewright.dataset_cacher.chat.skeletons import SkeletonRenderer
 from tunewright.dataset_cacher.inputs import Inputs
-from tunewright.dataset_cacher.preparation.drops import NO_TRAINED_TOKENS, TEMPLATE_UNMASKABLE
+from tunewright.dataset_cacher.preparation.drops import TEMPLATE_UNMASKABLE
+from tunewright.dataset_cacher.preparation.keeping import statuses_of
 from tunewright.dataset_cacher.preparation.parts import DROP_REASONS, FIRST_DROP, KEPT, NOT_TAKEN, EncodedPart, PartTask
 from tunewright.dataset_cacher.reading.readers import place_of, read_part
 from tunewright.dataset_cacher.reading.rows import RowReader, make_row_reader
@@ -33,6 +34,9 @@ SHOWN_PROBLEMS = 5
 
 OnRows = Callable[[int, int], None]
 """Told how many more rows and tokens are encoded."""
+
+Numbered = tuple[int, Rendered]
+"""A conversation as text, with its number in the part: its row's index, times the conversations that a row gives."""
 
 
 @dataclass(frozen=True)
@@ -88,15 +92,15 @@ class PartEncoder:
         Raises EngineDiffers where a row that is compared is not what the reference makes of it.
         """
         part = _PartInWork(self.inputs, self._tools, self._reader_of(task.source), task)
-        encoded = []
+        encoded, per_row = [], self.inputs.sequences_per_example
         for chunk in part.chunks():
             rows = self._tools.encode([rendered for _, rendered in chunk])
             part.check(chunk)
-            has_trained = rows.num_trained > 0
-            numbers = np.asarray([number for number, _ in chunk])
-            part.status[numbers] = np.where(has_trained, KEPT, FIRST_DROP + DROP_REASONS.index(NO_TRAINED_TOKENS))
-            encoded.append(rows if has_trained.all() else rows.take(np.flatnonzero(has_trained)))
-            on_rows(len(chunk), len(rows.ids))
+            statuses = statuses_of(rows, per_row)
+            part.status[[number // per_row for number, _ in chunk[::per_row]]] = statuses
+            is_kept = np.repeat(statuses == KEPT, per_row)
+            encoded.append(rows if is_kept.all() else rows.take(np.flatnonzero(is_kept)))
+            on_rows(len(statuses), len(rows.ids))
         if part.num_problems or not encoded:
             encoded = [self._tools.encode([])]
         kept = EncodedRows.concatenate(encoded)
@@ -120,22 +124,23 @@ class _PartInWork:
         self._reader = reader
         self._source = inputs.sources[task.source]
         self._template = inputs.template.name
-        self._to_check: list[tuple[int, Rendered]] = []
+        self._per_row = inputs.sequences_per_example
+        self._to_check: list[Numbered] = []
 
-    def chunks(self) -> Iterator[list[tuple[int, Rendered]]]:
-        """The wanted rows as text, with their index in the part, as many together as are encoded at once."""
-        chunk: list[tuple[int, Rendered]] = []
+    def chunks(self) -> Iterator[list[Numbered]]:
+        """The wanted rows as text, as many together as are encoded at once: a row's conversations are not parted."""
+        chunk: list[Numbered] = []
         characters = 0
         for row in self._rendered():
-            chunk.append(row)
-            characters += len(row[1].text)
+            chunk += row
+            characters += sum([len(rendered.text) for _, rendered in row])
             if len(chunk) >= CHUNK_ROWS or characters >= CHUNK_CHARACTERS:
                 yield chunk
                 chunk, characters = [], 0
         if chunk:
             yield chunk
 
-    def check(self, chunk: list[tuple[int, Rendered]]) -> None:
+    def check(self, chunk: list[Numbered]) -> None:
         """Compare what is to be compared and is in `chunk` with the reference."""
         if self._tools.encoder is self._tools.reference or not self._to_check:
             return
@@ -146,7 +151,7 @@ class _PartInWork:
         self._tools.check([one for _, one in self._to_check])
         self._to_check.clear()
 
-    def _rendered(self) -> Iterator[tuple[int, Rendered]]:
+    def _rendered(self) -> Iterator[list[Numbered]]:
         file, is_wanted = self._source.files[self._task.file], self._task.is_wanted
         train_on, render = self._source.spec.train_on, self._tools.renderer.render
         num_rendered = 0
@@ -156,10 +161,11 @@ class _PartInWork:
             if is_wanted is not None and not is_wanted[index]:
                 continue
             try:
-                conversation = self._reader(content)
-                rendered = render(conversation, train_on)
+                conversations = self._reader(content)
+                rendered = [render(one, train_on) for one in conversations]
                 if num_rendered < CHECKED_ROWS and not self.num_problems:
-                    self._to_check.append((index, self._tools.masker.render(conversation, train_on)))
+                    expected = [self._tools.masker.render(one, train_on) for one in conversations]
+                    self._to_check += enumerate(expected, index * self._per_row)
                     num_rendered += 1
             except BrokenPlugin:  # a ValueError too, but no fault of the row
                 raise
@@ -171,7 +177,7 @@ class _PartInWork:
                 self._add_problem(number, f"format `{self._source.format.name}`: {error}")
             else:
                 if not self.num_problems:
-                    yield index, rendered
+                    yield list(enumerate(rendered, index * self._per_row))
 
     def _add_problem(self, number: int, message: str) -> None:
         self.num_problems += 1

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from tunewright.contracts.errors import Problem
 from tunewright.contracts.files import write_bytes_atomically
-from tunewright.dataset_cacher.preparation.drops import NO_TRAINED_TOKENS, TEMPLATE_UNMASKABLE
+from tunewright.dataset_cacher.preparation.drops import EQUAL_ANSWERS, NO_TRAINED_TOKENS, TEMPLATE_UNMASKABLE
 from tunewright.dataset_cacher.reading.scans import Part
 from tunewright.dataset_cacher.tokens.encoding import EncodedRows
 from tunewright.dataset_cacher.tokens.ragged import starts_of
@@ -24,7 +24,7 @@ from tunewright.dataset_cacher.tokens.ragged import starts_of
 NOT_TAKEN, KEPT, FIRST_DROP = 0, 1, 2
 """What became of a row; from FIRST_DROP on, the reason for which it was left out."""
 
-DROP_REASONS = (NO_TRAINED_TOKENS, TEMPLATE_UNMASKABLE)
+DROP_REASONS = (NO_TRAINED_TOKENS, TEMPLATE_UNMASKABLE, EQUAL_ANSWERS)
 """A part keeps the place of a row's reason in this list."""
 
 OPEN_FILES = 64
@@ -69,7 +69,7 @@ class EncodedPart:
     """Shape (rows of the part,)."""
 
     rows: EncodedRows
-    """The kept ones, in order."""
+    """The conversations of the kept ones, in order: of a pair both."""
 
     num_problems: int = 0
     """Rows that cannot be used. Where there are any, nothing is kept."""
@@ -96,7 +96,7 @@ class SavedPart:
 
     path: Path
     columns: dict[str, NDArray[Any]]
-    """`status` has a value for each row of the part, the others one for each kept row."""
+    """`status` has a value for each row of the part, the others one for each conversation of a kept row."""
 
     stretches: dict[str, Stretch]
     """Where the `ids` and `spans` of all rows are."""

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tunewright.dataset_cacher.chat.pairs import SIDES
 from tunewright.dataset_cacher.preparation.packing import packing_efficiency
 
 STATISTICS_FILE = "statistics.json"
@@ -99,8 +100,12 @@ def statistics_of(
     num_packed_rows: int,
     max_length_tokens: int,
     mask_rule: str,
+    sequences_per_example: int = 1,
 ) -> dict[str, Any]:
-    """The whole of `statistics.json`; of `sources` the numbers, one entry for each of `dropped` (rows by reason)."""
+    """The whole of `statistics.json`; of `sources` the numbers, one entry for each of `dropped` (rows by reason).
+
+    Of preference pairs `sides` has the numbers of chosen and rejected sequences.
+    """
     counts = [_Counts() for _ in dropped]
     for block in rows.blocks():
         for source in np.unique(block.sources).tolist():
@@ -109,7 +114,10 @@ def statistics_of(
     tallies = [one.tally(reasons) for one, reasons in zip(counts, dropped, strict=True)]
     whole, by_length = total(tallies), _sum([one.by_length for one in counts])
     numbers = [_numbers(tally, one.by_length) for tally, one in zip(tallies, counts, strict=True)]
-    return {**_document(whole, by_length, num_packed_rows, max_length_tokens, mask_rule), "sources": numbers}
+    room = num_packed_rows * sequences_per_example * max_length_tokens
+    document = _document(whole, by_length, num_packed_rows, max_length_tokens, mask_rule)
+    document["packing"] = ...
+    return {**document, "sources": numbers}
 
 
 def _document(

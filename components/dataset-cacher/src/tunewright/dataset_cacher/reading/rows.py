@@ -1,19 +1,21 @@
-"""A row of a source to its conversation: columns renamed, read by the source's format, its system prompt put before."""
+"""A row of a source to its conversations: columns renamed, read by its format, its system prompt put before."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tunewright.contracts.dataset_plugins import Row
 from tunewright.contracts.errors import BrokenPlugin
 from tunewright.contracts.plugins import load_entry
-from tunewright.dataset_cacher.chat.conversations import Conversation, make_conversation, tools_of
+from tunewright.dataset_cacher.chat.conversations import Conversation, Tools, make_conversation, tools_of
+from tunewright.dataset_cacher.chat.pairs import make_pair
 from tunewright.dataset_cacher.inputs import SourceInputs
 from tunewright.dataset_cacher.reading.scans import BadRow
 
-RowReader = Callable[[Row | BadRow], Conversation]
+RowReader = Callable[[Row | BadRow], tuple[Conversation, ...]]
+"""Gives as many conversations as the format says: of a preference the chosen and the rejected one."""
 
 
 def make_row_reader(source: SourceInputs) -> RowReader:
@@ -25,22 +27,30 @@ def make_row_reader(source: SourceInputs) -> RowReader:
     read_format: Callable[[Row], Any] = load_entry(source.format.entry, source.format_owner)
     what = f"dataset format `{source.format.name}` of {source.format_owner} failed"
     columns, prompt = source.spec.columns, source.spec.system_prompt
+    is_pair = source.format.conversations_per_row > 1
 
-    def read(row: Row | BadRow) -> Conversation:
+    def read(row: Row | BadRow) -> tuple[Conversation, ...]:
         if isinstance(row, BadRow):
             raise row
         if columns:
             row = _renamed(row, columns)
         try:
-            messages = read_format(row)
+            given = read_format(row)
         except ValueError:
             raise
         except Exception as error:
             raise BrokenPlugin(f"{what}: {type(error).__name__}: {error}") from error
-        conversation = make_conversation(messages, tools_of(row))
-        return conversation if prompt is None else with_system_prompt(conversation, prompt)
+        tools = tools_of(row)
+        conversations = _pair_of(given, tools, what) if is_pair else (make_conversation(given, tools),)
+        return conversations if prompt is None else tuple(with_system_prompt(one, prompt) for one in conversations)
 
     return read
+
+
+def _pair_of(given: Any, tools: Tools | None, what: str) -> tuple[Conversation, ...]:
+    if not isinstance(given, Sequence) or isinstance(given, str) or len(given) != 2:
+        raise BrokenPlugin(f"{what}: it must give two lists of messages, chosen and rejected, for each row")
+    return make_pair(*given, tools)
 
 
 def _renamed(row: Row, columns: Mapping[str, str]) -> Row:

@@ -22,11 +22,13 @@ class Use:
 def uses_of(home: Path) -> dict[str, tuple[Use, ...]]:
     """The runs below `home` that name each cache, by the cache's digest."""
     found: dict[str, list[Use]] = defaultdict(list)
-    for path in sorted(home.glob("runs/*/dataset.json")):
+    for path in sorted(home.glob("runs/*/*dataset.json")):  # the one it trains on, the one it is evaluated on
         run = RunDir(path.parent)
         try:
             digest = str(json.loads(path.read_bytes())["digest"])
         except (OSError, ValueError, TypeError, KeyError):
             continue  # no run of ours: a dataset.json is renamed into place whole
-        found[digest].append(Use(run.name, run.provenance.is_file()))
+        use = Use(run.name, run.provenance.is_file())
+        if use not in found[digest]:
+            found[digest].append(use)
     return {digest: tuple(uses) for digest, uses in found.items()}

@@ -88,9 +88,10 @@ def _variables(job: JobSpec, rank: int) -> dict[str, str]:
 
 
 def _volumes(job: JobSpec) -> list[dict[str, Any]]:
-    """The run's directory to write to; dataset and model to read, at the places the job knows them by."""
+    """The run's directory to write to; datasets and model to read, at the places the job knows them by."""
     # A dataset at a URL is fetched by the job itself.
-    read = [job.dataset.path] if job.dataset and Path(job.dataset.path).is_absolute() else []
+    datasets = (one.path for one in (job.dataset, job.evaluation_dataset) if one)
+    read = [path for path in datasets if Path(path).is_absolute()]
     if job.model and Path(job.model.name_or_path).is_absolute():
         read.append(job.model.name_or_path)
     mounts = [(job.run_dir, False), *((path, True) for path in dict.fromkeys(read) if path != job.run_dir)]

@@ -50,8 +50,10 @@ def mounts_of(job: JobSpec, texts: Sequence[str]) -> tuple[Mount, ...]:
 def _mounts_of_job(job: JobSpec) -> Iterator[Mount]:
     """The same path inside and outside: `job.json` holds absolute paths."""
     yield Mount(job.run_dir, job.run_dir, False, "run")
-    if job.dataset and job.dataset.path.startswith("/"):
-        yield Mount(job.dataset.path, job.dataset.path, True, "dataset")
+    # Both may be one cache: that is one mount.
+    datasets = (one.path for one in (job.dataset, job.evaluation_dataset) if one and one.path.startswith("/"))
+    for path in dict.fromkeys(datasets):
+        yield Mount(path, path, True, "dataset")
     if job.model and job.model.name_or_path.startswith("/"):
         yield Mount(job.model.name_or_path, job.model.name_or_path, True, "model.name_or_path")
 

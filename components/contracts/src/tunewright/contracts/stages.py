@@ -1,0 +1,227 @@
+"""`[[stages]]`: one experiment file that is a pipeline. Each stage is the file with its own tables on top. Pure."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from tunewright.contracts.errors import InvalidExperiment, Problem
+from tunewright.contracts.experiment import NAME_PATTERN, ClusterSpec, ExperimentSpec, TrainingSpec, excluded_by
+
+STAGES_KEY = "stages"
+RUN_PREFIX = "run:"
+
+OVERLAY_KEYS = tuple(name for name in ExperimentSpec.model_fields if name not in ("schema_version", "name"))
+"""What a stage may have besides its name: everything of an experiment but what makes the file one file."""
+
+_CHOICES = {"training": "variant", "cluster": "name"}
+"""The key of a table that says whose its `options` are."""
+
+Document = dict[str, Any]
+Found = TypeVar("Found")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The place of a stage in its file."""
+
+    number: int
+    """From 0, as `--set stages.0.training.max_steps=5` counts."""
+
+    name: str
+    """Unique in its file."""
+
+    before: str | None = None
+    """The stage whose model it starts from. None: it says its own model, as the first one does."""
+
+    tables: frozenset[str] = field(default_factory=frozenset)
+    """What it sets itself."""
+
+    @property
+    def label(self) -> str:
+        """How messages name it: `stages.1 (dpo)`."""
+        return f"{STAGES_KEY}.{self.number} ({self.name})"
+
+    def run_in(self, pipeline: str) -> str:
+        """The name of its run, in a pipeline of that name."""
+        return stage_run(pipeline, self.name)
+
+    def model_in(self, pipeline: str) -> str | None:
+        """What `model.name_or_path` is in a pipeline of that name; None where the stage says its own."""
+        return None if self.before is None else f"{RUN_PREFIX}{stage_run(pipeline, self.before)}"
+
+
+@dataclass(frozen=True)
+class StageDocument:
+    """The experiment that a stage is, before it is parsed."""
+
+    stage: Stage | None
+    """None for a file without stages."""
+
+    document: Document
+    """A whole experiment, without `stages`."""
+
+
+def stage_run(pipeline: str, stage: str) -> str:
+    """The name of the run of `stage`."""
+    return f"{pipeline}-{stage}"
+
+
+def split_stages(document: Document, source: str) -> tuple[StageDocument, ...]:
+    """The experiment of each stage of `document`, in order; the document itself where it has no stages.
+
+    Raises InvalidExperiment with every problem that the stages have as such; `source` names the file.
+    """
+    if STAGES_KEY not in document:
+        return (StageDocument(None, document),)
+    given = document[STAGES_KEY]
+    problems = _list_problems(given) or [*_item_problems(given), *_name_problems(given)]
+    if problems:
+        raise InvalidExperiment.from_problems(source, problems)
+    file = {key: value for key, value in document.items() if key != STAGES_KEY}
+    stages = _stages_of(given)
+    return tuple(
+        StageDocument(stage, _document_of(stage, file, overlay)) for stage, overlay in zip(stages, given, strict=True)
+    )
+
+
+def _list_problems(given: Any) -> list[Problem]:
+    if isinstance(given, list) and given and all(isinstance(one, dict) for one in given):
+        return []
+    return [Problem(STAGES_KEY, f"must be one or more tables, got {given!r}", "each begins with `[[stages]]`")]
+
+
+def _item_problems(given: Sequence[Document]) -> list[Problem]:
+    problems = []
+    for number, overlay in enumerate(given):
+        path = f"{STAGES_KEY}.{number}"
+        for key in overlay.keys() - {"name", *OVERLAY_KEYS}:
+            close = difflib.get_close_matches(key, OVERLAY_KEYS, n=1)
+            hint = f"did you mean `{close[0]}`?" if close else f"allowed: name, {', '.join(OVERLAY_KEYS)}"
+            problems.append(Problem(f"{path}.{key}", "unknown key", hint))
+        name = overlay.get("name")
+        if name is None:
+            problems.append(Problem(f"{path}.name", "is missing", "the stage's run is named after it"))
+        elif not isinstance(name, str) or not re.fullmatch(NAME_PATTERN, name):
+            problems.append(Problem(f"{path}.name", f"must match {NAME_PATTERN}, got {name!r}"))
+    return problems
+
+
+def _name_problems(given: Sequence[Document]) -> list[Problem]:
+    names = Counter(str(overlay.get("name")) for overlay in given if overlay.get("name") is not None)
+    twice = [name for name, count in names.items() if count > 1]
+    return [Problem(STAGES_KEY, f"{names[name]} stages are called `{name}`", "each needs its own") for name in twice]
+
+
+def _stages_of(given: Sequence[Document]) -> list[Stage]:
+    stages: list[Stage] = []
+    for number, overlay in enumerate(given):
+        model = overlay.get("model")
+        has_own_model = isinstance(model, dict) and "name_or_path" in model
+        before = stages[-1].name if stages and not has_own_model else None
+        stages.append(Stage(number, overlay["name"], before, frozenset(overlay.keys() - {"name"})))
+    return stages
+
+
+def _document_of(stage: Stage, file: Document, overlay: Document) -> Document:
+    tables = {name: merge_table(name, file.get(name), overlay[name]) for name in overlay.keys() - {"name"}}
+    document = {**file, **tables}
+    name = file.get("name")
+    if isinstance(name, str) and re.fullmatch(NAME_PATTERN, name):  # else it is told as it was written
+        document["name"] = stage_run(name, stage.name)
+        model = stage.model_in(name)
+        if model is not None:
+            document["model"] = _model_left(document.get("model"), overlay.get("model"), model)
+    return document
+
+
+def _model_left(merged: Any, overlay: Any, name: str) -> Any:
+    """`[model]` of a stage that goes on with the model of the stage before it."""
+    if not isinstance(merged, dict | None):
+        return merged
+    own = overlay if isinstance(overlay, dict) else {}
+    # The first stage may start from random weights, of a commit of the hub: this one starts from a directory.
+    left = {key: value for key, value in (merged or {}).items() if key not in ("revision", "weights") or key in own}
+    return {**left, "name_or_path": name}
+
+
+def merge_table(name: str, below: Any, above: Any) -> Any:
+    """Table `name` of a file with a stage's on top, key by key; an array replaces the other.
+
+    Keys that exclude each other replace each other. What belongs to another variant, cluster or model is left out.
+    """
+    if not isinstance(below, dict) or not isinstance(above, dict):
+        return above
+    kept = {key: value for key, value in below.items() if not above.keys() & excluded_by(key)}
+    choice = _CHOICES.get(name)
+    if choice in above and above[choice] != kept.get(choice, _default_of(name, choice)):
+        kept.pop("options", None)
+    if name == "model" and "name_or_path" in above:
+        kept.pop("revision", None)
+    return _merge(kept, above)
+
+
+def _default_of(name: str, choice: str) -> Any:
+    table = TrainingSpec if name == "training" else ClusterSpec
+    return table.model_fields[choice].default
+
+
+def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> Document:
+    merged = dict(below)
+    for key, value in above.items():
+        under = merged.get(key)
+        merged[key] = _merge(under, value) if isinstance(under, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def own_model_problems(stage: Stage | None, document: Document) -> list[Problem]:
+    """What a stage says of a model that it does not choose."""
+    model = document.get("model")
+    if stage is None or stage.before is None or not isinstance(model, dict):
+        return []
+    because = f"this stage starts from the model of stage `{stage.before}`"
+    hint = "leave it out, or set `model.name_or_path` in this stage too"
+    wrong = {"weights": model.get("weights") == "random", "revision": "revision" in model}
+    return [Problem(f"model.{key}", f"is {model[key]!r}, but {because}", hint) for key in wrong if wrong[key]]
+
+
+def told_by_stage(
+    stages: Sequence[Stage | None],
+    found: Sequence[Sequence[Found]],
+    path_of: Callable[[Found], str],
+    at_path: Callable[[Found, str], Found],
+) -> list[Found]:
+    """What was found in each stage, with the stage's label before its path: `stages.1 (dpo): training.max_steps`.
+
+    What lies in the file's own tables is found in every stage alike, and told once, as in a file without stages.
+    """
+    common = [one for one in found[0] if all(one in others for others in found)] if len(found) else []
+    common = [one for one in common if not any(stage and _table_of(path_of(one)) in stage.tables for stage in stages)]
+    told = list(common)
+    for stage, ones in zip(stages, found, strict=True):
+        told += [_labelled(stage, one, path_of, at_path) for one in ones if one not in common]
+    return told
+
+
+def _table_of(path: str) -> str:
+    return re.split(r"[.\[]", path, maxsplit=1)[0]
+
+
+def _labelled(
+    stage: Stage | None, one: Found, path_of: Callable[[Found], str], at_path: Callable[[Found, str], Found]
+) -> Found:
+    if stage is None:
+        return one
+    path = path_of(one)
+    return at_path(one, f"{stage.label}: {path}" if path else stage.label)
+
+
+def problems_by_stage(stages: Sequence[Stage | None], found: Sequence[Sequence[Problem]]) -> list[Problem]:
+    """The problems of each stage, with its label before their paths; those of the file's own tables once."""
+    return told_by_stage(
+        stages, found, lambda problem: problem.path, lambda problem, path: Problem(path, problem.message, problem.hint)
+    )

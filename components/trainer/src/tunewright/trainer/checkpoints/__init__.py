@@ -1,0 +1,1 @@
+"""What survives a crash: writing it, finding it, going on from it."""

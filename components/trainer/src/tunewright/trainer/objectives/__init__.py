@@ -1,0 +1,1 @@
+"""What a training makes small: from a batch to a loss."""

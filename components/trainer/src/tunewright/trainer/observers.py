@@ -1,0 +1,54 @@
+"""What watches a training: metrics files, trackers, publishers. Called on the main process alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tunewright.contracts.checkpoints import CheckpointRef
+from tunewright.contracts.provenance import ProvenanceRecord
+from tunewright.trainer import log
+from tunewright.trainer.job import TrainingJob
+from tunewright.trainer.metrics import append_metrics
+
+
+class Observer:
+    """Does nothing at each event; subclasses override what they care about.
+
+    An observer may raise: it ends the run unless it is one of those that must not (trackers catch their own).
+    """
+
+    def started(self, step: int) -> None:
+        """The first step is next; `step` are done already, where the run goes on."""
+
+    def logged(self, line: dict[str, Any]) -> None:
+        """A line of metrics: `step` and `loss`, or `step` and `evaluation_loss`."""
+
+    def checkpoint_saved(self, checkpoint: CheckpointRef) -> None:
+        """A checkpoint is whole."""
+
+    def model_written(self) -> None:
+        """`model/` is whole; the record is not written yet. What fails here fails the run."""
+
+    def finished(self, record: ProvenanceRecord) -> None:
+        """The record is written."""
+
+    def closed(self) -> None:
+        """The training is over, in whatever way. Called last, once."""
+
+
+class MetricsFile(Observer):
+    """`metrics.jsonl` and the log."""
+
+    def __init__(self, job: TrainingJob) -> None:
+        self._path = job.run_dir.metrics
+
+    def logged(self, line: dict[str, Any]) -> None:
+        """To the file, then in words."""
+        append_metrics(self._path, line)
+        log.say_metrics(line)
+
+
+def open_observers(job: TrainingJob) -> Sequence[Observer]:
+    """Everything that watches `job`."""
+    return (MetricsFile(job),)
