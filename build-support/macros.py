@@ -6,6 +6,7 @@ BOTH = ("tools", "train-cpu")
 JOB_ONLY = (
     "!!3rdparty/python:train-cpu#accelerate",
     "!!3rdparty/python:train-cpu#bitsandbytes",
+    "!!3rdparty/python:train-cpu#numpy",
     "!!3rdparty/python:train-cpu#peft",
     "!!3rdparty/python:train-cpu#safetensors",
     "!!3rdparty/python:train-cpu#torch",
@@ -32,19 +33,19 @@ def third_party(*names):
     return tuple(f"//3rdparty/python/*#{name}" for name in names)
 
 
-def sources(resolves=("tools",), job_only_module=None):
+def sources(resolves=("tools",), job_only_modules=()):
     """The code of one distribution: stands in its `src/BUILD`, since Pants takes a BUILD file's folder for the root.
 
-    `job_only_module` imports torch: it is kept out of everything but the job.
+    `job_only_modules` import torch: they are kept out of everything but the job.
     """
-    kept_apart = [f"!{job_only_module}"] if job_only_module else []
+    kept_apart = [f"!{module}" for module in job_only_modules]
     python_sources(  # noqa: F821
         name="lib",
         sources=["**/*.py", *kept_apart],
         resolve=parametrize(*resolves) if len(resolves) > 1 else resolves[0],  # noqa: F821
     )
-    if job_only_module:
-        python_sources(name="job", sources=[job_only_module], resolve="train-cpu")  # noqa: F821
+    if job_only_modules:
+        python_sources(name="job", sources=list(job_only_modules), resolve="train-cpu")  # noqa: F821
         # The light half names it by a string only: the same file must be importable where there is no torch.
         __dependents_rules__(  # noqa: F821
             ({"type": python_sources, "name": "job"}, "!<python_sources>[/**:lib]", "*"),  # noqa: F821
@@ -52,14 +53,15 @@ def sources(resolves=("tools",), job_only_module=None):
         )
 
 
-def variant_sources(variant):
-    """The code of a training variant: a light half that registers it, and `variant.py`, which is the job's."""
+def variant_sources(variant, *more_job_modules):
+    """The code of a training variant: a light half that registers it, and modules that are the job's."""
     may_import(
         "//components/contracts/**",
         "//components/trainer/src/tunewright/trainer/api.py",
-        *third_party("bitsandbytes", "peft", "pluggy", "pydantic", "safetensors", "torch", "transformers"),
+        *third_party("bitsandbytes", "numpy", "peft", "pluggy", "pydantic", "safetensors", "torch", "transformers"),
     )
-    sources(resolves=BOTH, job_only_module=f"tunewright/variants/{variant}/variant.py")
+    job_modules = ("variant.py", *more_job_modules)
+    sources(resolves=BOTH, job_only_modules=[f"tunewright/variants/{variant}/{module}" for module in job_modules])
 
 
 def distribution(resolves=("tools",), has_job_module=False):
@@ -93,12 +95,16 @@ LIGHT_PLUGINS = (
     "//plugins/cluster-docker/src:lib",
     "//plugins/cluster-local:dist-info",
     "//plugins/cluster-local/src:lib",
+    "//trainers/dpo:dist-info",
+    "//trainers/dpo/src:lib@resolve=tools",
     "//trainers/full:dist-info",
     "//trainers/full/src:lib@resolve=tools",
     "//trainers/lora:dist-info",
     "//trainers/lora/src:lib@resolve=tools",
     "//trainers/qlora:dist-info",
     "//trainers/qlora/src:lib@resolve=tools",
+    "//trainers/reward-model:dist-info",
+    "//trainers/reward-model/src:lib@resolve=tools",
 )
 JOB_PLUGINS = (
     "//3rdparty/python:train-cpu#gcsfs",  # fsspec imports them by their names
@@ -106,6 +112,9 @@ JOB_PLUGINS = (
     "//components/contracts:dist-info",
     "//components/trainer:dist-info",
     "//components/trainer/src:lib",
+    "//trainers/dpo:dist-info",
+    "//trainers/dpo/src:job",
+    "//trainers/dpo/src:lib@resolve=train-cpu",
     "//trainers/full:dist-info",
     "//trainers/full/src:job",
     "//trainers/full/src:lib@resolve=train-cpu",
@@ -115,29 +124,36 @@ JOB_PLUGINS = (
     "//trainers/qlora:dist-info",
     "//trainers/qlora/src:job",
     "//trainers/qlora/src:lib@resolve=train-cpu",
+    "//trainers/reward-model:dist-info",
+    "//trainers/reward-model/src:job",
+    "//trainers/reward-model/src:lib@resolve=train-cpu",
 )
 
 
-def light_tests(*dependencies, helpers=False, timeout=600, **kwargs):
-    """Tests of what runs outside the job. `dependencies`: files they read, and plugins they need to be found."""
-    _tests("tools", dependencies, helpers, timeout, kwargs)
+def light_tests(*dependencies, **options):
+    """Tests of what runs outside the job. `dependencies`: files they read, and plugins they need to be found.
+
+    `apart`: batches of files that run beside the folder's others, by a name for each: what takes long, in parallel.
+    """
+    _tests("tools", dependencies, **{"timeout": 600, **options})
 
 
-def job_tests(*dependencies, helpers=False, timeout=900, **kwargs):
+def job_tests(*dependencies, **options):
     """Tests of what runs inside the job, with torch."""
-    _tests("train-cpu", dependencies, helpers, timeout, kwargs)
+    _tests("train-cpu", dependencies, **{"timeout": 900, **options})
 
 
-def _tests(resolve, dependencies, helpers, timeout, kwargs):
-    python_tests(  # noqa: F821
-        name="tests",
-        sources=["test_*.py"],
-        resolve=resolve,
-        dependencies=list(dependencies),
-        timeout=timeout,
-        # One process for all files of a folder: starting one, with torch, takes longer than most files.
-        batch_compatibility_tag=str(build_file_dir()),  # noqa: F821
-        **kwargs,
-    )
+def _tests(resolve, dependencies, helpers=False, apart={}, **options):
+    others = [f"!{source}" for sources in apart.values() for source in sources]
+    for name, sources in {**apart, "tests": ["test_*.py", *others]}.items():
+        python_tests(  # noqa: F821
+            name=name,
+            sources=list(sources),
+            resolve=resolve,
+            dependencies=list(dependencies),
+            # One process for all files of a batch: starting one, with torch, takes longer than most files.
+            batch_compatibility_tag=f"{build_file_dir()}:{name}",  # noqa: F821
+            **options,
+        )
     if helpers:
         python_test_utils(name="helpers", sources=["*.py", "!test_*.py"], resolve=resolve)  # noqa: F821

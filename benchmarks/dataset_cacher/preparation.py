@@ -40,7 +40,8 @@ HITS = 20
 SAMPLE_SECONDS = 0.25
 """Between two looks at the memory of a way's processes."""
 
-ONE_THREAD = {"RAYON_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
+ONE_THREAD = {"RAYON_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1",
+              "FASTOKENS_BPE_THREADS": "1"}  # fmt: skip
 SETTINGS: dict[str, Mapping[str, str]] = {"one thread": ONE_THREAD, "default threads": {}}
 
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "WANDB_MODE": "disabled",

@@ -93,22 +93,47 @@ def make_conversations(count: int, seed: int = 0, longest: int = 24) -> list[Con
     return made
 
 
+def make_pairs(count: int, seed: int = 0, longest: int = 24) -> list[Conversation]:
+    """`count` pairs of conversations, the chosen one before the rejected one, whose answers follow one prompt.
+
+    Chosen answers go on with the prompt's pattern, rejected ones are random.
+    """
+    random = np.random.default_rng(seed)
+    made = []
+    for _ in range(count):
+        start, size = int(random.integers(3, 20)), int(random.integers(3, longest // 2))
+        prompt = tuple(3 + (start + position) % 40 for position in range(size))
+        for is_chosen in (True, False):
+            length = int(random.integers(2, longest // 2))
+            pattern = tuple(3 + (start + size + position) % 40 for position in range(length))
+            answer = pattern if is_chosen else tuple(random.integers(43, 100, length).tolist())
+            made.append(Conversation((*prompt, *answer, 1), ((size, size + length + 1),)))
+    return made
+
+
 def make_cache(
-    root: Path, conversations: Sequence[Conversation], packed: Sequence[Sequence[int]] = (), shards: int = 2
+    root: Path,
+    conversations: Sequence[Conversation],
+    packed: Sequence[Sequence[int]] = (),
+    shards: int = 2,
+    sequences_per_example: int = 1,
 ) -> Path:
     """A dataset cache below `root`, laid out as the contract says. `packed` is the packing plan."""
+    num_examples = len(conversations) // sequences_per_example
     key = {
         "rows": digest_of([[list(one.ids), [list(span) for span in one.spans]] for one in conversations]),
         "packing": [list(row) for row in packed],
+        "sequences_per_example": sequences_per_example,
         "chat_template": {"name": "test", "source": CHAT_TEMPLATE},
     }
     cache = root / digest_of(key)
     cache.mkdir(parents=True)
-    bounds = np.linspace(0, len(conversations), min(shards, len(conversations)) + 1).astype(int)
+    bounds = np.linspace(0, num_examples, min(shards, num_examples) + 1).astype(int) * sequences_per_example
     records = tuple(
         _write_shard(cache, index, conversations[start:end]) for index, (start, end) in enumerate(pairwise(bounds))
     )
-    plan = packed or [[row] for row in range(len(conversations))]
+    examples = [range(row, row + sequences_per_example) for row in range(0, len(conversations), sequences_per_example)]
+    plan = packed or examples
     _write_arrow(cache / "packing.arrow", {"rows": pa.array([list(row) for row in plan], pa.list_(pa.uint32()))})
     write_json_atomically(cache / "statistics.json", {})
     manifest = DatasetManifest(
@@ -120,6 +145,7 @@ def make_cache(
         eos_token_id=1,
         pad_token_id=2,
         rows=len(conversations),
+        sequences_per_example=sequences_per_example,
         tokens=sum(record.tokens for record in records),
         trained_tokens=sum(record.trained_tokens for record in records),
         shards=records,
@@ -170,9 +196,10 @@ def make_job(
     dtype: str = "float32",
     model_options: Mapping[str, Any] | None = None,
     checkpoint: Mapping[str, Any] | None = None,
+    tables: Mapping[str, Any] | None = None,
     **training: Any,
 ) -> Path:
-    """`job.json` of run `run` below `root`. `training` are keys of `[training]`."""
+    """`job.json` of run `run` below `root`. `training` are keys of `[training]`; `tables` are whole tables."""
     document = {
         "name": "tiny",
         "seed": seed,
@@ -181,6 +208,7 @@ def make_job(
         "training": {"batch_size": 4, "micro_batch_size": 2, "learning_rate": 5e-3, **training},
         "checkpoint": dict(checkpoint or {"every": "epoch"}),
         "cluster": {"nodes": nodes, "processes_per_node": processes},
+        **(tables or {}),
     }
     run_dir = RunDir.of(root, run)
     run_dir.path.mkdir(parents=True)

@@ -29,6 +29,7 @@ from conformance.tiny_jobs import (
     make_conversations,
     make_job,
     make_model,
+    make_pairs,
     metrics_of,
     model_bytes,
     save_weights,
@@ -52,6 +53,9 @@ class VariantConformance:
     variant_name: ClassVar[str]
     options: ClassVar[dict[str, Any]] = {}
 
+    sequences_per_example: ClassVar[int] = 1
+    """What it trains on: 1, conversations; 2, pairs of a chosen and a rejected one."""
+
     def is_trained(self, name: str) -> bool:
         """Whether the parameter called `name` must be trained."""
         raise NotImplementedError
@@ -69,7 +73,8 @@ class VariantConformance:
 
     def make(self, root: Path, model: Path, **arguments: Any) -> Path:
         """A job of this variant on `model`."""
-        cache = make_cache(root / "cache", make_conversations(10))
+        examples = make_conversations(10) if self.sequences_per_example == 1 else make_pairs(10)
+        cache = make_cache(root / "cache", examples, sequences_per_example=self.sequences_per_example)
         return make_job(
             root, model, cache, variant=self.variant_name, options=self.options, num_epochs=2,
             checkpoint={"every": "epoch", "keep_last": 5}, **arguments,
@@ -88,6 +93,7 @@ class VariantConformance:
         assert info.api == API_VERSION
         assert info.summary
         assert "ddp" in info.strategies
+        assert info.conversations_per_row == self.sequences_per_example
 
     def test_registering_imports_nothing_heavy(self) -> None:
         program = (

@@ -56,6 +56,19 @@ def test_an_example_loads(path: Path) -> None:
     assert loaded.spec.name
 
 
+def whole_experiments() -> list[Code]:
+    """Blocks that are an experiment from its first line to its last, not a table of one."""
+    blocks = [code for code in BLOCKS if code.language == "toml"]
+    return [code for code in blocks if {"schema", "model", "dataset"} <= tomllib.loads(code.text).keys()]
+
+
+@pytest.mark.parametrize("code", whole_experiments(), ids=str)
+def test_an_experiment_in_the_pages_is_right(code: Code, tmp_path: Path) -> None:
+    path = tmp_path / "experiment.toml"
+    path.write_text(code.text)
+    assert load_experiment(path).spec.name
+
+
 def test_there_are_examples_and_the_readmes_experiment_is_one() -> None:
     assert {"quickstart.toml", "lora.toml", "qlora.toml"} <= {path.name for path in (ROOT / "examples").glob("*.toml")}
     from tunewright.contracts.experiment_file import parse_experiment

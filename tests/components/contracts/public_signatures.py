@@ -36,6 +36,7 @@ from tunewright.contracts import (
     rundir,
     secret_values,
     spec,
+    stages,
     status,
     timestamps,
     variants,
@@ -46,7 +47,7 @@ from tunewright.contracts.spec import Spec
 MODULES: tuple[ModuleType, ...] = (
     adapters, checkpoints, clusters, command_line, dataset_copies, dataset_plugins, datasets, environments, errors,
     experiment, experiment_file, files, hookspecs, jobs, plugins, preflight, provenance, registry, rundir,
-    secret_values, spec, status, timestamps, variants,
+    secret_values, spec, stages, status, timestamps, variants,
 )  # fmt: skip
 
 

@@ -38,7 +38,7 @@ def test_the_run_directory_has_the_promised_names() -> None:
         "preflight": "preflight.json", "environment": "environment.json", "dataset": "dataset.json", "job": "job.json",
         "plan": "plan", "submission": "submission.json", "handle": "handle.json", "events": "events.jsonl",
         "logs": "logs", "metrics": "metrics.jsonl", "checkpoints": "checkpoints", "model": "model",
-        "training": "training.json", "provenance": "provenance.json",
+        "training": "training.json", "provenance": "provenance.json", "evaluation_dataset": "evaluation_dataset.json",
     }  # fmt: skip
 
 

@@ -39,6 +39,21 @@ def test_prepare_and_key_agree_and_key_alone_writes_nothing(bench: Workbench) ->
     assert other != key
 
 
+def test_each_stage_has_its_dataset_before_there_is_a_model_to_go_on_with(bench: Workbench) -> None:
+    bench.write("rows.jsonl", [conversation("why?", "so.")])
+    bench.write("others.jsonl", [conversation("how?", "thus.")])
+    path = bench.experiment(['source = "rows.jsonl"'])
+    key = bench.run("key", path.name).stdout.strip()
+    with path.open("a") as file:
+        file.write('[[stages]]\nname = "a"\n[[stages]]\nname = "b"\n[[stages.dataset.mix]]\nsource = "others.jsonl"\n')
+    assert "--stage a" in bench.run("prepare", path.name, expect=64).stderr
+    assert bench.run("prepare", path.name, "--stage", "a").stdout.strip() == key
+    assert bench.run("prepare", path.name, "--stage", "b").stdout.strip() not in ("", key)
+    assert "has the stages `a`, `b`" in bench.run("key", path.name, "--stage", "c", expect=64).stderr
+    other = bench.experiment(['source = "others.jsonl"'], name="other.toml")
+    assert bench.run("key", path.name, "--stage", "b").stdout == bench.run("key", other.name).stdout
+
+
 def test_list_stats_and_verify_tell_of_a_cache(prepared: tuple[Workbench, dict[str, Any]]) -> None:
     bench, answer = prepared
     prefix = answer["digest"][:6]

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -14,8 +17,15 @@ from components.dataset_cacher.workbench import Workbench, bytes_below, conversa
 from tunewright.contracts.errors import InvalidDataset, InvalidExperiment
 from tunewright.dataset_cacher.chat.masking import Rendered
 from tunewright.dataset_cacher.tokens.encoding import Encoder
-from tunewright.dataset_cacher.tokens.engines import ENGINE_VARIABLE, FastEngine, ReferenceEngine, TokenBatch
-from tunewright.dataset_cacher.tokens.self_check import EngineDiffers, adversarial_texts, check_engine
+from tunewright.dataset_cacher.tokens.engines import (
+    ENGINE_VARIABLE,
+    FAST_THREADS_VARIABLE,
+    FastEngine,
+    ReferenceEngine,
+    TokenBatch,
+    limit_threads,
+)
+from tunewright.dataset_cacher.tokens.self_check import EngineDiffers, adversarial_texts, beginning_of, check_engine
 
 SPELLED = ["byte_level", "byte_level_split", "byte_level_trimmed", "byte_level_composed"]
 """Kinds whose tokens spell out the bytes of a text."""
@@ -78,6 +88,13 @@ def test_a_difference_is_found_and_its_text_shown() -> None:
         check_engine(lying, reference, [Rendered("no", ()), Rendered("a zebra crosses", ((0, 3),))], 64)
 
 
+def test_the_beginning_of_a_text_has_what_is_trained_of_it() -> None:
+    text = Rendered("what? because.", ((0, 2), (6, 10), (11, 14)))
+    assert beginning_of(text, 8) == Rendered("what? be", ((0, 2), (6, 8)))
+    assert beginning_of(text, 6) == Rendered("what? ", ((0, 2),))
+    assert beginning_of(text, 99) == text
+
+
 @pytest.fixture
 def rows(bench: Workbench) -> Callable[[str], bytes]:
     """Prepares a source whose first answer is `answer`, and gives the bytes of its shards."""
@@ -119,6 +136,53 @@ def test_the_engine_decides_neither_digest_nor_tokens(
     assert bench.digest({"source": "rows.jsonl"}) == digest
     (bench.cache_root / digest).rename(bench.project / "before")
     assert rows("it is the answer") == found
+
+
+@pytest.mark.parametrize("engine", ["fastokens", "tokenizers"])
+def test_a_bad_row_is_named_with_every_engine(engine: str, bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(ENGINE_VARIABLE, engine)
+    bench.write("rows.jsonl", [conversation("a", "b"), {"messages": []}])
+    with pytest.raises(InvalidDataset, match=r"rows\.jsonl:2: format `messages`: `messages` is empty"):
+        bench.provide({"source": "rows.jsonl"})
+
+
+@pytest.mark.parametrize(
+    ("is_one_of_several", "told", "expected"),
+    [
+        (True, {}, "1"),
+        (True, {"RAYON_NUM_THREADS": "4"}, "1"),
+        (False, {"RAYON_NUM_THREADS": "4"}, "4"),
+        (False, {}, None),
+        (True, {FAST_THREADS_VARIABLE: "3"}, "3"),
+    ],
+)
+def test_the_fast_engine_has_no_more_threads_than_a_process_has_cores_or_a_user_allows(
+    is_one_of_several: bool, told: dict[str, str], expected: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("RAYON_NUM_THREADS", FAST_THREADS_VARIABLE):
+        monkeypatch.setenv(name, "")  # so that whatever is set is taken back
+        monkeypatch.delenv(name)
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    limit_threads(is_one_of_several)
+    assert os.environ.get(FAST_THREADS_VARIABLE) == expected
+
+
+def test_with_one_thread_allowed_the_fast_engine_starts_no_other(bench: Workbench) -> None:
+    bench.write("rows.jsonl", [conversation("a", "b")])
+    bench.experiment(['source = "rows.jsonl"'])
+    code = """if True:
+        from pathlib import Path
+        from tunewright.dataset_cacher.cli import dataset_cacher
+        dataset_cacher.main(["prepare", "experiment.toml"], standalone_mode=False)
+        print("threads:", *(name.read_text().strip() for name in Path("/proc/self/task").glob("*/comm")))
+    """
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "RAYON_NUM_THREADS": "1",
+                   "TUNEWRIGHT_HOME": str(bench.project / "home")}  # fmt: skip
+    command = [sys.executable, "-B", "-c", code]
+    done = subprocess.run(command, cwd=bench.project, env=environment, text=True, capture_output=True, check=True)
+    assert done.stdout.splitlines()[-1].startswith("threads:")
+    assert "fastokens" not in done.stdout
 
 
 def test_an_engine_that_there_is_not_is_refused(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:

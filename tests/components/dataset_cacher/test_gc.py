@@ -91,13 +91,14 @@ def age(path: str, days: float) -> None:
 
 def test_gc_removes_what_no_run_uses_and_a_hit_keeps_a_cache_young(bench: Workbench) -> None:
     bench.write("rows.jsonl", [conversation("a", "b")])
-    old, hit, used = (bench.provide({"source": "rows.jsonl"}, seed=seed).dataset for seed in (1, 2, 3))
-    for one in (old, hit, used):
+    old, hit, used, evaluated_on = (bench.provide({"source": "rows.jsonl"}, seed=seed).dataset for seed in range(1, 5))
+    for one in (old, hit, used, evaluated_on):
         age(one.path, days=10)
     assert bench.provide({"source": "rows.jsonl"}, seed=2).is_hit
     run = bench.cache_root.parent / "runs" / "running"
     run.mkdir(parents=True)
     (run / "dataset.json").write_text(json.dumps(used.to_document()))
+    (run / "evaluation_dataset.json").write_text(json.dumps(evaluated_on.to_document()))
 
     document = json.loads(bench.run("gc", "--older-than", "5", "--dry-run", "--json").stdout)
     assert [one["digest"] for one in document["verdicts"] if one["goes"]] == [old.digest]
@@ -109,7 +110,7 @@ def test_gc_removes_what_no_run_uses_and_a_hit_keeps_a_cache_young(bench: Workbe
     assert ["gone", old.digest[:12], "cache"] in [row[:3] for row in rows] and "used by run running" in said
     (run / "provenance.json").write_text("{}")
     bench.run("gc", "--max-bytes", "0")
-    assert Path(used.path).is_dir() and not Path(hit.path).exists()
+    assert Path(used.path).is_dir() and Path(evaluated_on.path).is_dir() and not Path(hit.path).exists()
     bench.run("gc", "--max-bytes", "0", "--finished-runs")
     assert [path.name for path in bench.cache_root.iterdir() if not path.name.startswith(".source-")] == []
 

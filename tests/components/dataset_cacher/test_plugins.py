@@ -40,7 +40,8 @@ def install(directory: Path, version: int) -> None:
 
 def test_our_formats_and_templates_are_registered_by_hook() -> None:
     host = PluginHost.discover()
-    assert host.dataset_formats.names() == ("alpaca", "messages", "prompt_completion", "question_answer", "sharegpt")
+    names = ("alpaca", "messages", "preference", "prompt_completion", "question_answer", "sharegpt")
+    assert host.dataset_formats.names() == names
     assert host.chat_templates.names() == tuple(sorted(FORMATS))
     assert "tunewright-dataset-cacher" in host.dataset_formats.owner_of("messages")
 

@@ -84,6 +84,21 @@ def test_two_nodes_prepare_the_same_bytes_as_one_machine(
     assert out == ""
 
 
+def test_preference_pairs_come_from_two_nodes_as_from_one_machine(
+    bench: Workbench, on_cluster: RayCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lines, "PART_BYTES", 4096)
+    same = {"prompt": "a", "chosen": "b", "rejected": "b"}
+    pairs = [{"prompt": f"{n}? " * 9, "chosen": f"yes {n}", "rejected": f"no {n}"} for n in range(400)]
+    bench.write("pairs.jsonl", [same if n % 7 == 3 else pair for n, pair in enumerate(pairs)])
+    request = bench.request({"source": "pairs.jsonl", "format": "preference"}, shuffle=True)
+    here = provide_dataset(request, bench.cache_root)
+    there = provide_dataset(request, bench.project / "by-ray", means=RAY)
+    assert bytes_below(Path(there.dataset.path)) == bytes_below(Path(here.dataset.path))
+    origins = bench.origins(there)
+    assert origins[::2] == origins[1::2] and there.dataset.dropped == {"equal_answers": len(range(3, 400, 7))}
+
+
 @pytest.mark.timeout(180)
 def test_a_killed_process_on_a_node_is_survived(
     bench: Workbench, request_of_many_parts: DatasetRequest, on_cluster: RayCluster, capfd: pytest.CaptureFixture[str]

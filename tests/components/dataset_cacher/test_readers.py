@@ -237,3 +237,21 @@ def test_lines_longer_than_a_part_stay_whole(small_parts: int, tmp_path: Path) -
 def test_every_kind_that_a_name_can_say_is_read() -> None:
     assert set(readers.TABLES) | set(readers._READERS) == {"jsonl", "json", "csv", "parquet", "arrow"}
     assert kind_of("a/B.JSONL.ZST") == ("jsonl", "zst") and kind_of("a.parquet.gz") is None and kind_of("gz") is None
+
+
+@pytest.mark.parametrize("width", [3, 4000], ids=["short lines", "long lines"])
+@pytest.mark.parametrize("blank", ["", "\n", " \n", "\r\n", "\t \n"])
+@pytest.mark.parametrize("ending", ["", "\n"])
+def test_blank_lines_are_no_rows_and_count_as_lines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, width: int, blank: str, ending: str
+) -> None:
+    monkeypatch.setattr(lines, "BLOCK_BYTES", 64)  # what is parsed at once ends in the middle of all this
+    row = json.dumps({"text": "x" * width})
+    content = f"{blank}{row}\n {row}\n{blank}{row}\nno JSON\n[1]\n{row}{ending}"
+    scan = scan_file(written(tmp_path / "rows.jsonl", content.encode()))
+    read = [one for part in scan.parts for one in read_part(source(tmp_path / "rows.jsonl"), part)]
+    expected = [number for number, line in enumerate(content.split("\n"), start=1) if line.strip()]
+    assert [number for number, _ in read] == expected and scan.num_rows == len(expected) == 6
+    good, told = {"text": "x" * width}, [str(one) for _, one in read[3:5]]
+    assert [one for _, one in read if not isinstance(one, BadRow)] == [good] * 4
+    assert told[0].startswith("is not JSON: ") and told[1] == "must be an object, got [1]"

@@ -2,12 +2,40 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from components.dataset_cacher.workbench import Workbench, conversation
 from tunewright.contracts.errors import InvalidDataset
+from tunewright.contracts.plugins import PluginHost
 from tunewright.dataset_cacher.chat.conversations import make_conversation
-from tunewright.dataset_cacher.reading.rows import with_system_prompt
+from tunewright.dataset_cacher.inputs import SourceInputs, find_inputs
+from tunewright.dataset_cacher.reading.digests import DigestMemory
+from tunewright.dataset_cacher.reading.rows import make_quick_reader, make_row_reader, with_system_prompt
+
+PLAIN_ROWS: list[dict[str, Any]] = [
+    conversation("a", "b"),
+    {**conversation("", "\n"), "id": 7, "tools": None},
+    {"messages": [{"content": "first", "role": "assistant"}]},
+    {"messages": [{"role": "system", "content": "mine"}, *conversation("a", "b")["messages"]]},
+]
+
+OTHER_ROWS: list[dict[str, Any]] = [
+    {},
+    {"messages": []},
+    {"messages": "[]"},
+    {"messages": {"role": "user", "content": "a"}},
+    {"messages": ["user"]},
+    {"messages": [["role", "content"]]},
+    {"messages": [{"role": "user", "content": None}]},
+    {"messages": [{"role": "user", "content": 7}]},
+    {"messages": [{"role": "user"}, {"role": "user", "content": "a", "name": "b"}]},
+    {"messages": [{"role": "assistant", "content": "a", "train": False}]},
+    {"messages": [{"role": "assistant", "content": "a", "tool_calls": []}]},
+    {**conversation("a", "b"), "tools": [{"name": "c"}]},
+    {**conversation("a", "b"), "tools": "nonsense"},
+]
 
 
 def test_columns_are_read_under_the_names_of_the_source(bench: Workbench) -> None:
@@ -46,3 +74,38 @@ def test_a_system_prompt_does_not_move_what_is_not_trained() -> None:
     prompted = with_system_prompt(make_conversation(messages), "ours")
     assert prompted.untrained == {2}
     assert [message["role"] for message in prompted.messages] == ["system", "user", "assistant"]
+
+
+def found_source(bench: Workbench, **options: Any) -> SourceInputs:
+    bench.write("rows.jsonl", [conversation("a", "b")])
+    request = bench.request({"source": "rows.jsonl", **options})
+    return find_inputs(request, PluginHost.discover(), DigestMemory(bench.cache_root)).sources[0]
+
+
+@pytest.mark.parametrize("options", [{}, {"system_prompt": "ours"}])
+@pytest.mark.parametrize("row", PLAIN_ROWS)
+def test_what_is_read_quickly_is_what_is_read_thoroughly(
+    bench: Workbench, row: dict[str, Any], options: dict[str, Any]
+) -> None:
+    source = found_source(bench, **options)
+    quick, (thorough,) = make_quick_reader(source), make_row_reader(source)(row)
+    assert quick is not None and (read := quick(row)) is not None
+    assert list(zip(*read, strict=True)) == [(one["role"], one["content"]) for one in thorough.messages]
+    assert (thorough.untrained, thorough.tools) == (frozenset(), None)
+
+
+@pytest.mark.parametrize("row", OTHER_ROWS)
+def test_rows_that_need_more_than_a_look_are_not_read_quickly(bench: Workbench, row: dict[str, Any]) -> None:
+    quick = make_quick_reader(found_source(bench))
+    assert quick is not None and quick(row) is None
+
+
+def test_columns_are_renamed_in_quick_reading_too(bench: Workbench) -> None:
+    source = found_source(bench, format="question_answer", columns={"question": "answer", "answer": "question"})
+    quick = make_quick_reader(source)
+    assert quick is not None and quick({"answer": "why?", "question": "so"}) == (["user", "assistant"], ["why?", "so"])
+
+
+def test_pairs_are_not_read_quickly(bench: Workbench) -> None:
+    bench.write("pairs.jsonl", [{"prompt": "why?", "chosen": "so", "rejected": "no"}])
+    assert make_quick_reader(found_source(bench, source="pairs.jsonl", format="preference")) is None

@@ -95,10 +95,10 @@ MADE = {name: make(source) for name, source in TEMPLATES.items()}
 
 def outcome(render: Any, conversation: Conversation, train_on: TrainOn) -> Rendered | str:
     try:
-        rendered: Rendered = render(conversation, train_on)
+        text = render(conversation, train_on)
     except (RenderingFailed, Unmaskable) as error:
         return f"{type(error).__name__}: {error}"
-    return rendered
+    return Rendered(text.text, text.spans)
 
 
 @pytest.mark.parametrize("template", sorted(TEMPLATES))

@@ -88,6 +88,12 @@ def test_a_dataset_at_a_url_is_not_mounted_the_job_fetches_it() -> None:
     assert [one["source"] for one in service["volumes"]] == ["/runs/my run"]
 
 
+def test_what_it_is_evaluated_on_is_mounted_as_the_dataset_is() -> None:
+    dataset, other = (CachedDataset(digest=name * 64, path=f"/cache/{name}") for name in "de")
+    (service,) = yaml.safe_load(compose_text(job(dataset=dataset, evaluation_dataset=other)))["services"].values()
+    assert [one["source"] for one in service["volumes"] if one["read_only"]] == ["/cache/d", "/cache/e"]
+
+
 def test_limits_gpus_and_mounts_of_the_cluster_are_the_services() -> None:
     options = {"memory_gib": 2, "cpus": 1.5, "shm_gib": 1, "gpus": 2, "mounts": ["/data:/corpora:ro", "/out:/out"]}
     (service,) = compose_document(job(experiment=experiment(options)))["services"].values()

@@ -155,7 +155,8 @@ def tunewright_register_clusters(register: ClusterRegistry) -> None:
 
 @hookimpl
 def tunewright_register_variants(register: VariantRegistry) -> None:
-    register.add(VariantInfo("plain", "counts steps", f"{__name__}:nothing", PlainOptions, api=1))
+    why_not = {"fsdp2": "one counter cannot be cut in pieces"}
+    register.add(VariantInfo("plain", "counts steps", f"{__name__}:nothing", PlainOptions, api=1, refusals=why_not))
 
 
 @hookimpl

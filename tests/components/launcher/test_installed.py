@@ -73,7 +73,8 @@ def test_doctor_tells_what_the_machine_has_and_which_clusters_can_be_used(projec
 
 def test_the_schema_describes_every_field_and_every_plugins_options(project: Project) -> None:
     document = project.launcher("schema").document
-    assert set(document["properties"]) == {field.alias or name for name, field in ExperimentSpec.model_fields.items()}
+    fields = {field.alias or name for name, field in ExperimentSpec.model_fields.items()}
+    assert set(document["properties"]) == {*fields, "stages"}
     assert document["$defs"]["ClusterSpec"]["properties"]["nodes"]["description"] == "Machines."
     yard, plain = (document["$defs"][name] for name in ("cluster-options-yard", "training-options-plain"))
     assert yard["properties"]["colour"]["description"] == "Of the yard's own words."

@@ -200,6 +200,32 @@ def test_a_failed_run_goes_on_from_its_last_checkpoint(project: Project) -> None
     ]  # fmt: skip
 
 
+def test_a_run_goes_on_in_another_number_of_processes_but_not_as_another_experiment(project: Project) -> None:
+    project.launcher("launch", "count.toml", *FAILING, expect=42)
+    again = ("launch", "count.toml", *FAILING, "--name", "count")
+    answer = project.launcher(*again, "--set", "training.learning_rate=0.5", expect=64)
+    assert "its experiment is not the same now" in answer.err
+    other = ("--set", "cluster.processes_per_node=2", "--set", "training.log_every_steps=3", "--detach")
+    answer = project.launcher(*again, *other)
+    assert "run count goes on with other settings than it began with" in answer.err
+    job = project.json("count", "job.json")
+    assert job["resources"]["processes_per_node"] == 2
+    assert job["experiment"]["training"]["log_every_steps"] == 3
+    assert project.json("count", "resolved.json")["cluster"]["processes_per_node"] == 2
+    project.launcher("wait", "count")
+    assert "start 1 " in project.launcher("logs", "count").out
+    assert project.json("count", "provenance.json")["cluster"]["resources"]["processes_per_node"] == 2
+
+
+def test_a_running_run_does_not_change_its_settings(project: Project) -> None:
+    project.launcher("launch", "count.toml", *SLOW, "--detach")
+    other = ("--set", "cluster.processes_per_node=2")
+    answer = project.launcher("launch", "count.toml", *SLOW, *other, "--name", "count", expect=64)
+    assert "with other settings than these" in answer.err
+    assert "launcher stop count" in answer.err
+    assert project.json("count", "job.json")["resources"]["processes_per_node"] == 1
+
+
 def test_a_running_run_is_followed_not_started_again(project: Project) -> None:
     slow = ("--set", "training.options.pause_seconds=0.2")
     project.launcher("launch", "count.toml", *slow, "--detach")

@@ -145,7 +145,7 @@ def test_variants_are_listed_with_their_options(capsys: pytest.CaptureFixture[st
     assert {"full", "lora", "qlora"} <= found.keys()
     assert found["lora"]["options"]["rank"]["default"] == 16
     assert "Width" in found["lora"]["options"]["rank"]["description"]
-    assert found["qlora"]["strategies"] == ["ddp"]
+    assert found["qlora"]["strategies"] == ["ddp", "deepspeed_zero2"]
     assert run("variants") == 0
     assert "lora" in capsys.readouterr().out
 

@@ -1,11 +1,11 @@
-"""Which rows a step takes, and how processes share them."""
+"""Which rows a step takes."""
 
 from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunewright.trainer.dataset import DataOrder, share_rows
+from tunewright.trainer.dataset import DataOrder
 
 
 @given(num_rows=st.integers(1, 60), batch_size=st.integers(1, 12), epoch=st.integers(0, 3))
@@ -33,17 +33,3 @@ def test_the_order_is_decided_by_seed_and_epoch() -> None:
 def test_the_order_of_a_seed_never_changes() -> None:
     """A run must go on after an update: these numbers are part of what a seed means."""
     assert DataOrder(8, 8, 17).rows_of(0) == [1, 0, 6, 4, 2, 7, 5, 3]
-
-
-@given(
-    rows=st.lists(st.integers(), min_size=1, max_size=40, unique=True),
-    processes=st.integers(1, 5),
-    size=st.integers(1, 5),
-)
-def test_sharing_gives_every_row_to_one_process_and_all_the_same_number_of_passes(
-    rows: list[int], processes: int, size: int
-) -> None:
-    shares = share_rows(rows, processes, size)
-    assert sorted(row for share in shares for micro_batch in share for row in micro_batch) == sorted(rows)
-    assert len({len(share) for share in shares}) == 1
-    assert all(len(micro_batch) <= size for share in shares for micro_batch in share)

@@ -86,7 +86,7 @@ def test_a_job_that_is_no_training_is_refused(tmp_path: Path, model: Path, cache
 
 
 def test_an_unknown_variant_is_an_error_that_lists_what_is_installed(tmp_path: Path, model: Path, cache: Path) -> None:
-    with pytest.raises(UnknownPlugin, match=r"unknown variant `lorra`; installed: full, lora, qlora"):
+    with pytest.raises(UnknownPlugin, match=r"unknown variant `lorra`; installed: dpo, full, lora, qlora"):
         open_job(make_job(tmp_path, model, cache, variant="lorra"))
 
 
@@ -96,11 +96,14 @@ def test_every_wrong_option_of_the_variant_is_named_by_its_path(tmp_path: Path, 
     assert [problem.path for problem in caught.value.problems] == ["training.options.rank", "training.options.rnak"]
 
 
-def test_a_strategy_that_is_not_there_is_refused(tmp_path: Path, model: Path, cache: Path) -> None:
-    with pytest.raises(
-        InvalidExperiment, match=r"training.strategy: `fsdp2` cannot train variant `full` here; possible: ddp"
-    ):
-        open_job(make_job(tmp_path, model, cache, strategy="fsdp2"))
+@pytest.mark.parametrize("strategy", ["deepspeed_zero3", "fsdp2"])
+def test_a_strategy_that_the_variant_cannot_do_is_refused_with_the_reason(
+    tmp_path: Path, model: Path, cache: Path, strategy: str
+) -> None:
+    message = rf"training.strategy: `{strategy}` cannot train variant `qlora` here; possible: ddp, deepspeed_zero2"
+    with pytest.raises(InvalidExperiment, match=message) as caught:
+        open_job(make_job(tmp_path, model, cache, variant="qlora", strategy=strategy))
+    assert "four-bit weights" in str(caught.value)
 
 
 CASES: list[tuple[dict[str, Any], dict[str, Any], str]] = [

@@ -55,10 +55,36 @@ def test_a_constant_schedule_warms_up_where_that_is_asked_for() -> None:
     assert rates(4, lr_scheduler="constant", warmup_ratio=0.5) == [0, 0.5, 1, 1]
 
 
+def test_the_cosine_schedule_with_a_floor_falls_to_its_share_of_the_peak() -> None:
+    found = rates(8, lr_scheduler="cosine_with_min_lr", warmup_ratio=0.25, min_learning_rate_ratio=0.2)
+    assert found[:3] == pytest.approx([0, 0.5, 1])
+    assert found[5] == pytest.approx(0.6), "half-way down from the peak to 0.2"
+    assert min(found[2:]) > 0.2
+
+
+def test_warmup_stable_decay_stays_at_its_peak_and_falls_over_the_share_at_the_end() -> None:
+    found = rates(
+        10, lr_scheduler="warmup_stable_decay", warmup_ratio=0.2, decay_ratio=0.4, min_learning_rate_ratio=0.1
+    )
+    assert found[:6] == pytest.approx([0.1, 0.55, 1, 1, 1, 1]), "transformers' warm-up rises from where the decay ends"
+    assert found[6] == pytest.approx(1)
+    assert found[8] == pytest.approx(0.55)
+    assert 0.1 < found[9] < 0.3
+
+
+def test_warm_up_and_decay_that_are_all_steps_are_not_more_than_all_when_they_are_rounded_up() -> None:
+    found = rates(7, lr_scheduler="warmup_stable_decay", warmup_ratio=0.5, decay_ratio=0.5)
+    assert found[4] == pytest.approx(1)
+    assert found == pytest.approx([0, 0.25, 0.5, 0.75, 1, 0.75, 0.25])
+
+
 @pytest.mark.parametrize(
     "name",
-    ["linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt"],
-)
+    [
+        "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt",
+        "cosine_with_min_lr", "warmup_stable_decay",
+    ],
+)  # fmt: skip
 def test_every_schedule_of_the_experiment_file_starts(name: str) -> None:
     assert all(0 <= rate <= 1 for rate in rates(8, lr_scheduler=name, warmup_ratio=0.25))
 

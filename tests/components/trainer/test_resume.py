@@ -24,7 +24,12 @@ from conformance.tiny_jobs import (
 )
 from tunewright.contracts.errors import CheckpointCorrupted, IntegrityError
 from tunewright.trainer.checkpoints.finding import find_checkpoint, whole_checkpoints
-from tunewright.trainer.checkpoints.random_states import random_state, restore_random_state, seed_everything
+from tunewright.trainer.checkpoints.random_states import (
+    process_seed,
+    random_state,
+    restore_random_state,
+    seed_everything,
+)
 from tunewright.trainer.job import open_job
 from tunewright.trainer.metrics import forget_later_lines
 from tunewright.trainer.node import run_node
@@ -126,21 +131,66 @@ def test_torn_checkpoints_are_passed_over_and_cleared_away(tmp_path: Path) -> No
     assert model_bytes(job) == expected
 
 
-@pytest.mark.parametrize("file", ["trained-00000-of-00001.safetensors", "optimizer-00000-of-00001.pt", "common.pt"])
-def test_a_checkpoint_with_a_changed_byte_is_named_and_never_gone_on_from(tmp_path: Path, file: str) -> None:
-    job = make(tmp_path, checkpoint={"every_steps": 4})
+def spoil(file: Path, truncated: bool) -> None:
+    """Change one byte of `file`, or cut its second half off."""
+    content = bytearray(file.read_bytes())
+    middle = len(content) // 2
+    content[middle] ^= 1
+    file.write_bytes(content[:middle] if truncated else content)
+
+
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_gone_on_from(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = make(tmp_path, checkpoint={"every_steps": 4, "keep_last": 3})
+    checkpoints = job.parent / "checkpoints"
+    run_training(open_job(job))
+    expected, losses = model_bytes(job), [line["loss"] for line in metrics_of(job)]
+    files = ["trained-00000-of-00001.safetensors", "optimizer-00000-of-00001.pt", "common.pt", "checkpoint.json"]
+    for number, file in enumerate(files, start=1):
+        spoil(checkpoints / "step-000012" / file, truncated=number % 2 == 0)
+        spoiled = (checkpoints / "step-000012" / file).read_bytes()
+        shutil.rmtree(job.parent / "model")
+        assert run_node(job) == 0
+        said = capsys.readouterr().err
+        place = checkpoints / ("damaged-step-000012" if number == 1 else f"damaged-step-000012-{number}")
+        assert f"step-000012/{file}: " in said
+        assert f"set aside as {place.name}" in said
+        assert "going on from step-000008 instead" in said
+        assert (place / file).read_bytes() == spoiled, "nothing of it may be lost"
+        assert model_bytes(job) == expected
+        assert [line["loss"] for line in metrics_of(job)] == losses
+        assert names(job) == ["step-000004", "step-000008", "step-000012"]
+    record = json.loads((job.parent / "provenance.json").read_text())
+    assert [one["name"] for one in record["metrics"]["damaged_checkpoints"]] == [
+        "damaged-step-000012", *(f"damaged-step-000012-{number}" for number in (2, 3, 4))
+    ]  # fmt: skip
+    assert "common.pt" in record["metrics"]["damaged_checkpoints"][2]["problem"]
+    assert record["metrics"]["resumed_from"]["checkpoint"] == "step-000008"
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_never_starts_again_from_nothing(tmp_path: Path) -> None:
+    job = make(tmp_path, checkpoint={"every_steps": 6})
     run_training(open_job(job))
     shutil.rmtree(job.parent / "model")
-    path = job.parent / "checkpoints" / "step-000012" / file
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-    with pytest.raises(CheckpointCorrupted) as caught:
-        run_node(job)
-    assert caught.value.exit_code == 65
-    assert str(path) in str(caught.value)
-    assert "sha256" in json.loads((job.parent / "training.json").read_text())["error"]
+    for name in names(job):
+        spoil(job.parent / "checkpoints" / name / "common.pt", truncated=True)
+    for _ in range(2):  # the second time nothing but what was set aside is there
+        with pytest.raises(CheckpointCorrupted, match=r"step-000012.*/common\.pt: has \d+ bytes") as caught:
+            run_node(job)
+        assert caught.value.exit_code == 65
+        assert "to train anew, remove" in caught.value.hint
+        assert "common.pt" in json.loads((job.parent / "training.json").read_text())["error"]
     assert not (job.parent / "model").exists()
+    assert sorted(path.name for path in (job.parent / "checkpoints").iterdir()) == [
+        "damaged-step-000006", "damaged-step-000012"
+    ]  # fmt: skip
+
+
+def test_every_process_draws_anew_that_has_no_random_state_in_the_checkpoint() -> None:
+    seeds = {process_seed(17, rank, step) for rank in range(3) for step in (0, 4, 8)}
+    assert len(seeds) == 9
+    assert process_seed(17, 1, 4) == process_seed(17, 1, 4)
 
 
 def test_a_checkpoint_of_another_experiment_is_refused(tmp_path: Path) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,28 +11,12 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from conformance.tiny_jobs import make_cache, make_conversations, make_job, make_model
+from components.trainer.tiny_sessions import session_of
 from tunewright.contracts.errors import TrainingDiverged
 from tunewright.trainer.batches import make_batch
-from tunewright.trainer.job import open_job
-from tunewright.trainer.session import Session, open_session
+from tunewright.trainer.session import Session
 from tunewright.trainer.step import run_step
-from tunewright.trainer.strategies.choosing import start_engine
 from tunewright.trainer.strategies.engine import Applied
-
-CONVERSATIONS = make_conversations(12)
-PACKED = [[0, 1, 2], [3], [4, 5], [6, 7], [8, 9, 10], [11]]
-
-
-@contextmanager
-def session_of(root: Path, **arguments: Any) -> Iterator[Session]:
-    cache = make_cache(root / "cache", CONVERSATIONS, packed=PACKED if arguments.get("packing") else ())
-    job = open_job(make_job(root, make_model(root / "model"), cache, **arguments))
-    engine = start_engine(job.experiment)
-    try:
-        yield open_session(job, engine)
-    finally:
-        engine.close()
 
 
 def reference_of(session: Session) -> tuple[float, dict[str, torch.Tensor]]:

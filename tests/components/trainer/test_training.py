@@ -27,7 +27,7 @@ from tunewright.trainer.training import run_training
 
 METRICS = [
     "step", "max_steps", "epoch", "loss", "learning_rate", "grad_norm", "tokens", "tokens_per_second", "padding_ratio",
-    "elapsed_seconds",
+    "elapsed_seconds", "peak_memory_bytes", "seconds",
 ]  # fmt: skip
 
 

@@ -32,6 +32,16 @@ def container(job: JobSpec, rank: int = 0, **options: Any) -> dict[str, Any]:
     return planned
 
 
+def test_what_it_is_evaluated_on_is_mounted_as_the_dataset_is_and_once_where_both_are_one() -> None:
+    dataset, other = (CachedDataset(digest=name, path=f"/cache/{name}") for name in "de")
+    remote = CachedDataset(digest="f", path="s3://bucket/f")
+    expected = {other.path: ["/cache/d", "/cache/e"], dataset.path: ["/cache/d"], remote.path: ["/cache/d"]}
+    for evaluation in (other, dataset, remote):
+        mounts = container(job(dataset=dataset, evaluation_dataset=evaluation))["HostConfig"]["Mounts"]
+        read_only = [mount["Target"] for mount in mounts if mount["ReadOnly"]]
+        assert read_only == expected[evaluation.path]
+
+
 def test_a_containers_file_is_what_docker_is_asked_for() -> None:
     whole = job(
         variables={"B": "2", "A": "1"},

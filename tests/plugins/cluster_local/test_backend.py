@@ -312,6 +312,35 @@ def test_an_exit_code_that_cannot_get_better_is_not_retried(home: Path, code: in
     assert log(handle) == b"ran\n"
 
 
+SAVES_AND_ENDS_WITH_75 = """
+import os, signal, time
+if os.environ["TUNEWRIGHT_ATTEMPT"] == "1":
+    raise SystemExit(0)
+def end(number, frame):
+    time.sleep(0.3)
+    print("saved", flush=True)
+    raise SystemExit(75)
+signal.signal(signal.SIGTERM, end)
+print("up", flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_job_that_saved_and_asks_to_be_requeued_is_started_again_but_not_where_a_user_stopped_it(home: Path) -> None:
+    requeued = submit(make_job(home, SAVES_AND_ENDS_WITH_75, max_retries=1))
+    stopped = submit(make_job(home, SAVES_AND_ENDS_WITH_75, max_retries=1))
+    for handle in (requeued, stopped):
+        wait_for_line(handle, b"up")
+    os.kill(document(requeued)["job"][0], signal.SIGTERM)  # as a machine does that needs its place
+    LocalCluster().stop(stopped)
+    assert wait(requeued).state is JobState.SUCCEEDED
+    assert log(requeued) == b"up\nsaved\n"
+    assert [one["exit_code"] for one in document(requeued)["history"] if one["state"] == "REQUEUED"] == [75]
+    status = wait(stopped)
+    assert (status.state, status.exit_code, status.attempt) == (JobState.STOPPED, 75, 0)
+    assert log(stopped) == b"up\nsaved\n"
+
+
 def test_every_change_of_state_is_kept_with_its_time(home: Path) -> None:
     handle = submit(make_job(home, "raise SystemExit(3)", max_retries=1))
     wait(handle)

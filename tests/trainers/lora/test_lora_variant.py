@@ -8,14 +8,27 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from peft import AutoPeftModelForCausalLM
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from conformance.tiny_jobs import make_model, save_weights
-from conformance.variant_suite import AdapterConformance, logits_of
+from conformance.tiny_jobs import (
+    make_cache,
+    make_conversations,
+    make_job,
+    make_model,
+    metrics_of,
+    model_bytes,
+    save_weights,
+)
+from conformance.variant_suite import AdapterConformance, cut_short, logits_of
 from tunewright.contracts.errors import InvalidExperiment
 from tunewright.contracts.experiment import ModelSpec
 from tunewright.contracts.jobs import ModelReference
 from tunewright.trainer.api import ModelContext
+from tunewright.trainer.export import export_model
+from tunewright.trainer.job import open_job
+from tunewright.trainer.training import run_training
 from tunewright.variants.lora.options import LoraOptions
 from tunewright.variants.lora.variant import LoraVariant
 
@@ -108,4 +121,37 @@ def test_the_merged_model_computes_what_the_adapter_on_its_base_does(tmp_path: P
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
     base = AutoModelForCausalLM.from_pretrained(context.reference.name_or_path)
     assert torch.allclose(logits_of(merged), logits_of(model), atol=1e-4)
+    assert not torch.allclose(logits_of(merged), logits_of(base), atol=1e-2)
+
+
+def test_dora_with_rslora_trains_goes_on_exactly_loads_and_merges(tmp_path: Path) -> None:
+    model = make_model(tmp_path / "model")
+    save_weights(model)
+    cache = make_cache(tmp_path / "cache", make_conversations(10))
+    options = {"rank": 4, "alpha": 8, "use_dora": True, "use_rslora": True}
+    whole = make_job(
+        tmp_path, model, cache, weights="pretrained", variant="lora", options=options, num_epochs=3,
+        checkpoint={"every_steps": 6},
+    )  # fmt: skip
+    run_training(open_job(whole))
+    losses = [line["loss"] for line in metrics_of(whole)]
+    assert losses[-1] < losses[0]
+    trained = load_file(whole.parent / "model" / "adapter_model.safetensors")
+    magnitudes = {name: one for name, one in trained.items() if "lora_magnitude_vector" in name}
+    assert len(magnitudes) == 14
+
+    resumed = cut_short(whole, tmp_path / "runs" / "resumed", keep="step-000006")
+    run_training(open_job(resumed))
+    assert model_bytes(resumed) == model_bytes(whole)
+
+    adapted = AutoPeftModelForCausalLM.from_pretrained(whole.parent / "model")
+    layer = adapted.get_submodule("base_model.model.model.layers.0.self_attn.q_proj")
+    assert (layer.use_dora["default"], layer.scaling["default"]) == (True, 4.0)
+    base = AutoModelForCausalLM.from_pretrained(model)
+    column_norms = base.get_parameter("model.layers.0.self_attn.q_proj.weight").norm(dim=1)
+    (magnitude,) = [one for name, one in magnitudes.items() if "layers.0.self_attn.q_proj" in name]
+    assert not torch.allclose(magnitude, column_norms, rtol=1e-4), "magnitudes start as the norms, and are trained"
+    export_model(whole.parent, tmp_path / "merged", merge=True)
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    assert torch.allclose(logits_of(merged), logits_of(adapted), atol=1e-4)
     assert not torch.allclose(logits_of(merged), logits_of(base), atol=1e-2)

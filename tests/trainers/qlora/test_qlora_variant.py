@@ -11,12 +11,23 @@ from bitsandbytes.nn import Linear4bit
 from peft import AutoPeftModelForCausalLM, PeftModel
 from transformers import AutoModelForCausalLM
 
-from conformance.tiny_jobs import make_model, save_weights
-from conformance.variant_suite import AdapterConformance, logits_of
+from conformance.tiny_jobs import (
+    make_cache,
+    make_conversations,
+    make_job,
+    make_model,
+    metrics_of,
+    model_bytes,
+    save_weights,
+)
+from conformance.variant_suite import AdapterConformance, cut_short, logits_of
 from tunewright.contracts.errors import InvalidExperiment
 from tunewright.contracts.experiment import ModelSpec
 from tunewright.contracts.jobs import ModelReference
 from tunewright.trainer.api import ModelContext
+from tunewright.trainer.export import export_model
+from tunewright.trainer.job import open_job
+from tunewright.trainer.training import run_training
 from tunewright.variants.qlora.options import QloraOptions
 from tunewright.variants.qlora.variant import QloraVariant, keep_gradients_right
 
@@ -44,6 +55,10 @@ def context_for(tmp_path: Path, weights: str = "pretrained", **config: Any) -> M
 def build(context: ModelContext, **options: Any) -> tuple[QloraVariant, Any]:
     variant = QloraVariant(QloraOptions.model_validate(options))
     return variant, variant.prepare_model(variant.load_model(context), context)
+
+
+def adapters_of(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: one.detach() for name, one in model.named_parameters() if one.requires_grad}
 
 
 def quantized(model: torch.nn.Module) -> list[Linear4bit]:
@@ -109,7 +124,7 @@ def test_random_weights_are_kept_in_full_precision_as_the_adapters_base(tmp_path
     context = context_for(tmp_path, weights="random")
     variant, model = build(context)
     (tmp_path / "adapter").mkdir()
-    variant.save_final(model, tmp_path / "adapter", context)
+    variant.save_final(model, tmp_path / "adapter", context, adapters_of(model))
     assert model.peft_config["default"].base_model_name_or_path == str(tmp_path / "run" / "base_model")
     loaded = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "adapter")
     embeddings = loaded.get_input_embeddings().weight
@@ -126,7 +141,7 @@ def test_merging_adds_the_adapters_to_the_base_in_full_precision(tmp_path: Path)
             torch.nn.init.normal_(parameter, std=0.2)
     (tmp_path / "adapter").mkdir()
     (tmp_path / "merged").mkdir()
-    variant.save_final(model, tmp_path / "adapter", context)
+    variant.save_final(model, tmp_path / "adapter", context, adapters_of(model))
     variant.merge(tmp_path / "adapter", tmp_path / "merged")
     base = AutoModelForCausalLM.from_pretrained(context.reference.name_or_path)
     before = logits_of(base)
@@ -134,3 +149,26 @@ def test_merging_adds_the_adapters_to_the_base_in_full_precision(tmp_path: Path)
     merged = logits_of(AutoModelForCausalLM.from_pretrained(tmp_path / "merged"))
     assert torch.allclose(merged, adapted, atol=1e-4)
     assert not torch.allclose(merged, before, atol=1e-2)
+
+
+def test_dora_on_weights_in_four_bits_trains_goes_on_exactly_and_merges(tmp_path: Path) -> None:
+    model = make_model(tmp_path / "model")
+    save_weights(model)
+    cache = make_cache(tmp_path / "cache", make_conversations(10))
+    options = {"rank": 4, "alpha": 8, "use_dora": True}
+    whole = make_job(
+        tmp_path, model, cache, weights="pretrained", variant="qlora", options=options, num_epochs=3,
+        checkpoint={"every_steps": 6},
+    )  # fmt: skip
+    run_training(open_job(whole))
+    losses = [line["loss"] for line in metrics_of(whole)]
+    assert losses[-1] < losses[0]
+    resumed = cut_short(whole, tmp_path / "runs" / "resumed", keep="step-000006")
+    run_training(open_job(resumed))
+    assert model_bytes(resumed) == model_bytes(whole)
+    export_model(whole.parent, tmp_path / "merged", merge=True)
+    adapted = AutoPeftModelForCausalLM.from_pretrained(whole.parent / "model")
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    assert torch.allclose(logits_of(merged), logits_of(adapted), atol=1e-4)
+    before = AutoModelForCausalLM.from_pretrained(model)
+    assert not torch.allclose(logits_of(merged), logits_of(before), atol=1e-2)

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
 from tunewright.contracts.datasets import FileRecord
 from tunewright.contracts.errors import CheckpointCorrupted, NotFound
-from tunewright.contracts.spec import Spec
+from tunewright.contracts.spec import Spec, digest_of
+
+if TYPE_CHECKING:
+    from tunewright.contracts.experiment import ExperimentSpec
 
 CHECKPOINT_FILE = "checkpoint.json"
+
+FREE_TRAINING_KEYS = frozenset({
+    "strategy", "offload", "micro_batch_size", "activation_checkpointing", "compile", "log_every_steps",
+    "max_worker_restarts", "peak_tflops",
+})  # fmt: skip
+"""Keys of `[training]` that say how the work is shared and shown, not what is computed: a run may go on with others."""
 
 
 class CheckpointManifest(Spec):
@@ -27,13 +36,19 @@ class CheckpointManifest(Spec):
     """The training variant that wrote it."""
 
     experiment_digest: str
-    """Digest of the resolved experiment it belongs to: a checkpoint of another one is not resumed from."""
+    """Digest of the resolved experiment it was written by."""
+
+    continuation_digest: str = ""
+    """Digest of what must be the same to go on from it (`continuation_digest`)."""
+
+    strategy: str = ""
+    """The strategy that wrote it. Another one may go on from it."""
 
     dataset_digest: str
     """Digest of the dataset cache `position` counts in."""
 
     num_processes: int
-    """Processes that wrote it: each has its own random state in it."""
+    """Processes that wrote it: each has its own random state in it. Another number may go on from it."""
 
     position: dict[str, Any]
     """Where the data stood: epoch and batches done in it."""
@@ -53,6 +68,23 @@ class CheckpointRef(Spec):
 
     sha256: str
     """SHA-256 of its `checkpoint.json`, which covers everything else."""
+
+
+def continuation_digest(experiment: ExperimentSpec) -> str:
+    """SHA-256 of what a run that goes on must have in common with its checkpoint: all that decides what is computed.
+
+    Model, dataset, rows held out for evaluation, seed, and `[training]` but for FREE_TRAINING_KEYS. Not the cluster:
+    another number of processes goes on at the same place in the data, with numbers that differ in the last bits.
+    """
+    document = experiment.to_document()
+    evaluation = document["evaluation"] or {}
+    return digest_of({
+        "model": document["model"],
+        "dataset": document["dataset"],
+        "held_out": {key: evaluation.get(key) for key in ("fraction", "rows")},
+        "seed": document["seed"],
+        "training": {key: value for key, value in document["training"].items() if key not in FREE_TRAINING_KEYS},
+    })  # fmt: skip
 
 
 def read_checkpoint_manifest(checkpoint: Path) -> CheckpointManifest:

@@ -77,6 +77,12 @@ class ModelSpec(Spec):
     pad_embeddings_to_multiple_of: int | None = Field(default=None, ge=1)
     """With `when_needed`: the number of rows is rounded up to a multiple of this, which GPUs prefer."""
 
+    @model_validator(mode="after")
+    def _padding_goes_with_growing(self) -> ModelSpec:
+        if self.pad_embeddings_to_multiple_of is not None and self.resize_embeddings == "never":
+            raise ValueError('`pad_embeddings_to_multiple_of` goes with `resize_embeddings = "when_needed"` only')
+        return self
+
 
 FilterValue = StrictBool | StrictInt | StrictFloat | StrictStr
 
@@ -135,7 +141,7 @@ class DatasetSource(Spec):
     """The split of a hub dataset or of a directory that has one folder or file for each; `train` of hub datasets."""
 
     format: str = "messages"
-    """How a row is read: `messages`, `prompt_completion`, `alpaca`, `sharegpt`, `question_answer`, or a plugin's."""
+    """`messages`, `prompt_completion`, `alpaca`, `sharegpt`, `question_answer`, `preference`, or a plugin's."""
 
     columns: dict[str, str] = Field(default_factory=dict)
     """Names that the format reads to columns of the source that hold them: `{messages = "conversation"}`."""
@@ -180,11 +186,17 @@ class DatasetSpec(Spec):
     """The sources, in order. At least one."""
 
 
+_SCHEDULERS_OF = {
+    "decay_ratio": ("warmup_stable_decay",),
+    "min_learning_rate_ratio": ("cosine_with_min_lr", "warmup_stable_decay"),
+}
+
+
 class TrainingSpec(Spec):
     """`[training]`: how it is trained."""
 
     variant: str = "full"
-    """`full`, `lora`, `qlora`, or what a plugin registers."""
+    """`full`, `lora`, `qlora`, `dpo`, `reward_model`, or what a plugin registers."""
 
     num_epochs: int | None = Field(default=None, ge=1)
     """Passes over the dataset. Excludes `max_steps`; 1 where neither is given."""
@@ -280,6 +292,28 @@ class TrainingSpec(Spec):
             raise ValueError('`offload = "optimizer_and_parameters"` needs `strategy = "deepspeed_zero3"`')
         return self
 
+    @model_validator(mode="after")
+    def _optimizer_goes_with_strategy(self) -> TrainingSpec:
+        if self.optimizer != "adamw" and self.strategy != "ddp":
+            raise ValueError(
+                f'`optimizer = "{self.optimizer}"` needs `strategy = "ddp"`, where each process has whole matrices; '
+                f"`{self.strategy}` goes with `adamw`"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _keys_go_with_their_scheduler(self) -> TrainingSpec:
+        for key, owners in _SCHEDULERS_OF.items():
+            is_given = getattr(self, key) != type(self).model_fields[key].default
+            if is_given and self.lr_scheduler not in owners:
+                wanted = " or ".join(f"`{owner}`" for owner in owners)
+                raise ValueError(f"`{key}` goes with `lr_scheduler` {wanted} only, not `{self.lr_scheduler}`")
+        if self.lr_scheduler == "warmup_stable_decay" and self.warmup_ratio + self.decay_ratio > 1:
+            raise ValueError(
+                f"`warmup_ratio` ({self.warmup_ratio}) and `decay_ratio` ({self.decay_ratio}) are more than all steps"
+            )
+        return self
+
 
 class CheckpointSpec(Spec):
     """`[checkpoint]`: what survives a crash."""
@@ -294,7 +328,7 @@ class CheckpointSpec(Spec):
     """How many checkpoints stay; older ones are removed once a newer one is whole."""
 
     copy_to: str | None = Field(default=None, pattern=r"^(s3|gs)://.+")
-    """An `s3://` or `gs://` URL below which each checkpoint is copied: a run that lost its directory goes on from it."""
+    """An `s3://` or `gs://` URL below which each checkpoint is copied; a run without its directory goes on from there."""
 
     background: Literal["auto", "always", "never"] = "auto"
     """Write while the next steps are computed, from a copy in the host's memory. `auto`: where there is a GPU."""

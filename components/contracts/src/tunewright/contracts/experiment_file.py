@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails  # pants: no-infer-dep  (comes with pydantic)
 
 from tunewright.contracts.errors import InvalidExperiment, NotFound, Problem, UsageError
-from tunewright.contracts.experiment import EXCLUSIVE_KEYS, ExperimentSpec, ModelSpec, excluded_by
+from tunewright.contracts.experiment import ExperimentSpec, ModelSpec, excluded_by
 from tunewright.contracts.files import sha256_of_tree
 from tunewright.contracts.jobs import ModelReference
 from tunewright.contracts.rundir import RunDir

@@ -39,8 +39,26 @@ class TrainingSummary(Spec):
     last_loss: float | None = None
     """Loss of the last logged step."""
 
+    best_evaluation_loss: float | None = None
+    """The lowest loss on the rows that are not trained on. None without `[evaluation]`."""
+
+    best_evaluation_step: int | None = None
+    """The step it was seen after. With `evaluation.keep_best` this is the model that was written."""
+
+    ended_early: str | None = None
+    """Why it ended well before its last step, in one sentence: its evaluations got no better. None: it did not."""
+
     resumed_from_step: int | None = None
     """The checkpoint's step this attempt went on from, None where it started anew."""
+
+    resumed_from: JsonObject | None = None
+    """That checkpoint: its name, step, and processes and strategy `before` and `now`; `note` where these differ."""
+
+    damaged_checkpoints: tuple[JsonObject, ...] = ()
+    """Checkpoints that did not match their digests: what each was renamed to, and what differed."""
+
+    checkpoint_copies: JsonObject = {}
+    """With `checkpoint.copy_to`: the URL, the newest checkpoint there, and what could not be copied, and why."""
 
     error: str | None = None
     """Why it ended early, in one sentence."""
@@ -66,6 +84,9 @@ class TrainingSummary(Spec):
     engine: JsonObject = {}
     """The strategy that really ran, as the wrapped model says it."""
 
+    published: JsonObject = {}
+    """Where the model went: `hub_repository` and `hub_commit`, `mlflow_run_id`, `registered_model` and its version."""
+
     plugins: dict[str, str] = {}
     """Each plugin's distribution and version, as the job saw them."""
 
@@ -86,7 +107,7 @@ class ProvenanceRecord(Spec):
     """Commit, branch, dirty patch and its digest."""
 
     data: JsonObject
-    """Each source's revision or SHA-256, the cache's digest, rows, tokens, drops; under `evaluation` the same of that."""
+    """Each source's revision or SHA-256, the cache's digest, rows, tokens, drops; `evaluation`: the same of that."""
 
     model: JsonObject
     """What it started from: path or id, revision, digest."""
@@ -117,6 +138,9 @@ class ProvenanceRecord(Spec):
 
     metrics: JsonObject
     """The summary: steps, tokens, first and last loss, times."""
+
+    published: JsonObject = {}
+    """Where the model went besides the run: a repository on the hub, a version in a registry."""
 
     outcome: JobStatus
     """How the run ended, with its cause."""
@@ -154,6 +178,7 @@ def compose_record(run_dir: RunDir, outcome: JobStatus, written_at: str) -> Prov
         checkpoints=tuple(_checkpoint_lines(run_dir)),
         model_files=tuple(_model_files(run_dir)),
         metrics={key: training.get(key) for key in _SUMMARY_KEYS},
+        published=training.get("published", {}),
         outcome=outcome,
     )
 
@@ -164,7 +189,8 @@ def _with_evaluation(dataset: JsonObject, evaluation: JsonObject) -> JsonObject:
 
 _SUMMARY_KEYS = (
     "started_at", "ended_at", "steps", "tokens", "first_loss", "last_loss", "resumed_from_step", "num_processes",
-    "error",
+    "error", "best_evaluation_loss", "best_evaluation_step", "ended_early", "resumed_from", "damaged_checkpoints",
+    "checkpoint_copies",
 )  # fmt: skip
 
 

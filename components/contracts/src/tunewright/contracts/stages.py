@@ -5,12 +5,13 @@ from __future__ import annotations
 import difflib
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from tunewright.contracts.errors import InvalidExperiment, Problem
 from tunewright.contracts.experiment import NAME_PATTERN, ClusterSpec, ExperimentSpec, TrainingSpec, excluded_by
+from tunewright.contracts.spec import Spec
 
 STAGES_KEY = "stages"
 RUN_PREFIX = "run:"
@@ -18,7 +19,7 @@ RUN_PREFIX = "run:"
 OVERLAY_KEYS = tuple(name for name in ExperimentSpec.model_fields if name not in ("schema_version", "name"))
 """What a stage may have besides its name: everything of an experiment but what makes the file one file."""
 
-_CHOICES = {"training": "variant", "cluster": "name"}
+_CHOICES: dict[str, tuple[str, type[Spec]]] = {"training": ("variant", TrainingSpec), "cluster": ("name", ClusterSpec)}
 """The key of a table that says whose its `options` are."""
 
 Document = dict[str, Any]
@@ -38,8 +39,8 @@ class Stage:
     before: str | None = None
     """The stage whose model it starts from. None: it says its own model, as the first one does."""
 
-    tables: frozenset[str] = field(default_factory=frozenset)
-    """What it sets itself."""
+    sets: frozenset[str] = field(default_factory=frozenset)
+    """The fields that it sets itself: `training.max_steps`, `dataset.mix`."""
 
     @property
     def label(self) -> str:
@@ -123,8 +124,16 @@ def _stages_of(given: Sequence[Document]) -> list[Stage]:
         model = overlay.get("model")
         has_own_model = isinstance(model, dict) and "name_or_path" in model
         before = stages[-1].name if stages and not has_own_model else None
-        stages.append(Stage(number, overlay["name"], before, frozenset(overlay.keys() - {"name"})))
+        stages.append(Stage(number, overlay["name"], before, frozenset(_fields(overlay))))
     return stages
+
+
+def _fields(table: Document, prefix: str = "") -> Iterator[str]:
+    for key, value in table.items():
+        if isinstance(value, dict):
+            yield from _fields(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}"
 
 
 def _document_of(stage: Stage, file: Document, overlay: Document) -> Document:
@@ -157,17 +166,15 @@ def merge_table(name: str, below: Any, above: Any) -> Any:
     if not isinstance(below, dict) or not isinstance(above, dict):
         return above
     kept = {key: value for key, value in below.items() if not above.keys() & excluded_by(key)}
-    choice = _CHOICES.get(name)
-    if choice in above and above[choice] != kept.get(choice, _default_of(name, choice)):
+    if name in _CHOICES and _chooses_another(*_CHOICES[name], kept, above):
         kept.pop("options", None)
     if name == "model" and "name_or_path" in above:
         kept.pop("revision", None)
     return _merge(kept, above)
 
 
-def _default_of(name: str, choice: str) -> Any:
-    table = TrainingSpec if name == "training" else ClusterSpec
-    return table.model_fields[choice].default
+def _chooses_another(key: str, table: type[Spec], below: Document, above: Document) -> bool:
+    return key in above and above[key] != below.get(key, table.model_fields[key].default)
 
 
 def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> Document:
@@ -199,16 +206,18 @@ def told_by_stage(
 
     What lies in the file's own tables is found in every stage alike, and told once, as in a file without stages.
     """
-    common = [one for one in found[0] if all(one in others for others in found)] if len(found) else []
-    common = [one for one in common if not any(stage and _table_of(path_of(one)) in stage.tables for stage in stages)]
+    alike = [one for one in found[0] if all(one in others for others in found)]
+    common = [one for one in alike if not any(stage and _is_own(path_of(one), stage) for stage in stages)]
     told = list(common)
     for stage, ones in zip(stages, found, strict=True):
         told += [_labelled(stage, one, path_of, at_path) for one in ones if one not in common]
     return told
 
 
-def _table_of(path: str) -> str:
-    return re.split(r"[.\[]", path, maxsplit=1)[0]
+def _is_own(path: str, stage: Stage) -> bool:
+    """Whether the stage sets the field at `path`, the table around it, or a part of it."""
+    place = path.replace("[", ".") + "."
+    return bool(path) and any(place.startswith(f"{one}.") or f"{one}.".startswith(place) for one in stage.sets)
 
 
 def _labelled(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from tunewright.contracts.registry import Registry
@@ -29,6 +30,12 @@ class VariantInfo:
 
     strategies: frozenset[str] = field(default_factory=lambda: frozenset({"ddp"}))
     """The strategies it can be trained under; others are refused in preflight."""
+
+    refusals: Mapping[str, str] = field(default_factory=dict)
+    """Why it cannot be trained under others, by their names: what users are told."""
+
+    conversations_per_row: int = 1
+    """What it trains on, as dataset formats say it: 1, conversations; 2, preferences. Preflight refuses others."""
 
 
 class VariantRegistry(Registry[VariantInfo]):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import click
 
 from tunewright.contracts.command_line import LazyGroup, run_command_line, version_option
@@ -31,9 +33,17 @@ def dataset_cacher() -> None:
     """From a mix of conversations, a tokenizer and a chat template to a verified cache of tokens."""
 
 
+COLLECTED_OBJECTS = 50_000
+"""New objects after which Python looks for cycles among them: rows have none, and after 700, as usual, it costs."""
+
+
 def main() -> None:
     """Run the command line and exit."""
-    run_command_line(dataset_cacher, "dataset-cacher")
+    gc.set_threshold(COLLECTED_OBJECTS, 20, 100)
+    try:
+        run_command_line(dataset_cacher, "dataset-cacher")
+    finally:
+        gc.freeze()  # at its end Python would look through all modules for cycles: a tenth of a second, for nothing
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ PACKING_ALGORITHM = {"algorithm": "best-fit-decreasing", "version": 2}
 TRUNCATION_RULE = "right"
 
 PAIR_RULES_VERSION = 1
-"""Raise it when what is trained of a pair, or which pairs are kept, changes. Only mixes of pairs have it in their key."""
+"""Raise it when what is trained of a pair, or which are kept, changes. Only mixes of pairs have it in their key."""
 
 DECIDING_LIBRARIES = ("jinja2", "tokenizers")
 """Libraries whose versions may change tokens."""

@@ -24,7 +24,7 @@ def watched_of(loaded: LoadedExperiment, inputs: Inputs, manifest: DatasetManife
         files += [file.location for file in source.files]
         files += _directories(root / Path(source.spec.source).expanduser())
     files += [os.path.join(cache, name) for name in (MANIFEST_FILE, *(record.file for record in manifest.files))]
-    existing = [*_markers(loaded), str(root / loaded.spec.model.name_or_path)]
+    existing = [*_markers(loaded), str(root / loaded.dataset_model.name_or_path)]
     return watch(files, existing)
 
 

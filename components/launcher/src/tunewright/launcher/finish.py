@@ -15,7 +15,7 @@ from tunewright.contracts.rundir import RunDir
 from tunewright.contracts.status import JobState, JobStatus
 from tunewright.contracts.timestamps import utc_now
 from tunewright.launcher.progress import state_text
-from tunewright.launcher.run_store import locked, read_handle
+from tunewright.launcher.run_store import launch_name, locked, read_handle
 
 _LAST_LOG_BYTES = 4000
 _LAST_LOG_LINES = 15
@@ -62,7 +62,7 @@ def outcome_text(run: RunDir, status: JobStatus) -> str:
         checkpoints = sorted(path.name for path in run.checkpoints.glob("step-*") if path.is_dir())
         where = f"from {checkpoints[-1]}" if checkpoints else "from the start"
         lines.append(f"  log:    launcher logs {run.name}")
-        lines.append(f"  to go on {where}: the same `launch` with --name {run.name}")
+        lines.append(f"  to go on {where}: the same `launch` with --name {launch_name(run)}")
     return "\n".join(lines)
 
 

@@ -15,7 +15,7 @@ from tunewright.contracts.status import JobStatus
 from tunewright.contracts.timestamps import utc_now
 from tunewright.launcher.events import event_of
 from tunewright.launcher.progress import Reporter
-from tunewright.launcher.run_store import objects_in, read_handle
+from tunewright.launcher.run_store import launch_name, objects_in, read_handle
 from tunewright.launcher.states import settled
 
 FIRST_PAUSE_SECONDS = 0.2
@@ -113,7 +113,7 @@ def wait_for_handle(run: RunDir, timeout_seconds: float | None = None) -> JobHan
     started = run.submission.stat().st_mtime if run.submission.exists() else 0.0
     while (handle := read_handle(run)) is None:
         if time.time() > started + patience:
-            hint = f"the same `launch` with --name {run.name} goes on with it"
+            hint = f"the same `launch` with --name {launch_name(run)} goes on with it"
             raise RunStopped(f"run `{run.name}`: the cluster has not confirmed its job", hint)
         time.sleep(_LOOK_SECONDS)
     return handle

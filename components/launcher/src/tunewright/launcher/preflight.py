@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
+from tunewright.contracts.adapters import AdapterOptions
 from tunewright.contracts.clusters import Capability, Cluster, ClusterInfo
 from tunewright.contracts.errors import PreflightFailed
 from tunewright.contracts.experiment import ExperimentSpec, ResolvedExperiment
+from tunewright.contracts.experiment_file import LoadedExperiment
 from tunewright.contracts.plugins import PluginHost
 from tunewright.contracts.preflight import Finding, PreflightReport, Severity
+from tunewright.contracts.spec import Spec
+from tunewright.contracts.stages import Stage, told_by_stage
 from tunewright.contracts.variants import VariantInfo
+from tunewright.launcher.resolve import variant_options
 
 
 def run_preflight(
@@ -23,9 +28,45 @@ def run_preflight(
             *findings,
             *capability_findings(spec, info),
             *training_findings(spec, variant),
+            *example_findings(spec, variant, host),
             *host.preflight(experiment),
             *cluster.check(),
         )
+    )
+
+
+def joint_report(stages: Sequence[Stage | None], reports: Sequence[PreflightReport]) -> PreflightReport:
+    """The reports of all stages as one, each finding with its stage; what is found in every stage alike once."""
+    findings = told_by_stage(
+        stages,
+        [report.findings for report in reports],
+        lambda finding: finding.path,
+        lambda finding, path: finding.model_copy(update={"path": path}),
+    )
+    return PreflightReport(findings=tuple(findings))
+
+
+def successor_findings(number: int, stages: Sequence[LoadedExperiment], host: PluginHost) -> Iterator[Finding]:
+    """What keeps the next stage from starting with the model of stage `number`."""
+    stage, following = stages[number].stage, stages[number + 1 : number + 2]
+    if stage is None or not following or following[0].stage is None or following[0].stage.before != stage.name:
+        return
+    spec = stages[number].spec
+    if leaves_adapters(variant_options(spec, host.variants.get(spec.training.variant))):
+        yield Finding(
+            code="stage-leaves-adapters",
+            path="training.variant",
+            message=f"is `{spec.training.variant}`, which leaves adapters, and stage `{following[0].stage.name}` "
+            "cannot start from adapters alone",
+            hint="train all weights in this stage (`full`), or launch two experiments, and between them merge: "
+            "`trainer export CHECKPOINT --merge --to DIR`",
+        )
+
+
+def leaves_adapters(options: Spec) -> bool:
+    """Whether a training with these options leaves adapters and no model: all our variants share their options."""
+    return isinstance(options, AdapterOptions) or any(
+        isinstance(getattr(options, name), AdapterOptions) for name in type(options).model_fields
     )
 
 
@@ -69,11 +110,44 @@ def training_findings(spec: ExperimentSpec, variant: VariantInfo) -> Iterator[Fi
             code="strategy-not-available",
             path="training.strategy",
             message=f"is `{spec.training.strategy}`, but variant `{variant.name}` trains under: {allowed}",
+            hint=variant.refusals.get(spec.training.strategy, ""),
         )
-    if spec.tracking.to:
+    yield from tracking_findings(spec)
+
+
+def example_findings(spec: ExperimentSpec, variant: VariantInfo, host: PluginHost) -> Iterator[Finding]:
+    """Sources whose rows are not what the variant trains on. Unknown formats are the dataset-cacher's to tell."""
+    words = {1: "conversations", 2: "pairs of a chosen and a rejected answer"}
+    formats = host.dataset_formats
+    for name, mix in (("dataset", spec.dataset.mix), ("evaluation", spec.evaluation.mix if spec.evaluation else ())):
+        for index, source in enumerate(mix):
+            given = formats.get(source.format).conversations_per_row if source.format in formats else None
+            if given in words and given != variant.conversations_per_row:
+                fitting = [one.name for one in formats if one.conversations_per_row == variant.conversations_per_row]
+                yield Finding(
+                    code="format-not-trained-on",
+                    path=f"{name}.mix[{index}].format",
+                    message=f"is `{source.format}`, which gives {words[given]}, but variant `{variant.name}` trains on "
+                    f"{words[variant.conversations_per_row]}",
+                    hint=f"formats of those: {', '.join(fitting)}",
+                )
+
+
+def tracking_findings(spec: ExperimentSpec) -> Iterator[Finding]:
+    """What would end the run before its first step, or leave out what was asked for."""
+    tracking, given = spec.tracking, spec.cluster.environment.keys() | spec.cluster.secrets.keys()
+    # An image may bring variables of its own.
+    if "mlflow" in tracking.to and "MLFLOW_TRACKING_URI" not in given and spec.environment.kind == "pex":
         yield Finding(
-            code="tracking-not-available",
+            code="tracking-without-address",
             path="tracking.to",
-            message=f"is {list(spec.tracking.to)}, but this version of the trainer writes metrics.jsonl only",
-            hint="leave it empty",
+            message="has `mlflow`, but the job is not told where its server is",
+            hint="set MLFLOW_TRACKING_URI in [cluster.environment]: jobs do not see this shell's variables",
+        )
+    if tracking.registered_model and "mlflow" not in tracking.to:
+        yield Finding(
+            code="registry-without-mlflow",
+            path="tracking.registered_model",
+            message=f"is {tracking.registered_model}, but tracking.to has no `mlflow`, whose registry it is",
+            hint='tracking.to = ["mlflow"]',
         )

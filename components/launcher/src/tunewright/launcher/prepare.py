@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import json
 import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from tunewright.contracts.clusters import Cluster
-from tunewright.contracts.datasets import CachedDataset, DatasetRequest
-from tunewright.contracts.environments import EnvironmentRef, EnvironmentRequest
-from tunewright.contracts.experiment import ResolvedExperiment
+from tunewright.contracts.errors import TunewrightError, UsageError
+from tunewright.contracts.experiment import NAME_PATTERN, ResolvedExperiment
 from tunewright.contracts.experiment_file import LoadedExperiment, find_cache_root, resolve_model
 from tunewright.contracts.jobs import JobSpec, LaunchOrigin, ModelReference, Resources, SubmissionPlan
 from tunewright.contracts.plugins import PluginHost
 from tunewright.contracts.preflight import PreflightReport
 from tunewright.contracts.rundir import RunDir
+from tunewright.contracts.stages import RUN_PREFIX, stage_run
 from tunewright.launcher.clusters import open_cluster
 from tunewright.launcher.code_origin import Checkout, inspect_checkout
-from tunewright.launcher.preflight import refuse_errors, run_preflight
-from tunewright.launcher.resolve import cluster_options, load_with_options, resolve_experiment
-from tunewright.launcher.run_store import json_bytes, plan_files
+from tunewright.launcher.preflight import joint_report, refuse_errors, run_preflight, successor_findings
+from tunewright.launcher.questions import Prepared, Questions
+from tunewright.launcher.resolve import cluster_options, load_with_options, resolve_stages
+from tunewright.launcher.run_store import free_name, json_bytes, plan_files
 from tunewright.launcher.user import user_name
 
 
@@ -44,73 +48,114 @@ class CheckedExperiment:
     checkout: Checkout
     report: PreflightReport
     model: ModelReference
-    environment: EnvironmentRef
-    """What the environment will be; not built."""
+    """In a later stage without a digest, until the stage before has left it."""
 
-    dataset: CachedDataset
-    """What the dataset will be; not prepared."""
+    questions: Questions
+    planned: Prepared
+    """What its environment and datasets will be; not made."""
 
     host: PluginHost
     cluster: Cluster
+    pipeline: str | None = None
+    """Of a stage: the name that the pipeline is launched under."""
 
     @property
     def home(self) -> Path:
         """`$TUNEWRIGHT_HOME`."""
         return self.loaded.home
 
-    def build_environment(self) -> EnvironmentRef:
-        """The environment itself, built where it is not there yet."""
-        return self.host.provide_environment(_environment_request(self.experiment, self.checkout, plan_only=False))
-
-    def prepare_dataset(self) -> CachedDataset:
-        """The dataset itself, prepared where it is not there yet."""
-        request = _dataset_request(self.experiment, self.model, plan_only=False)
-        return self.host.provide_dataset(request, find_cache_root(self.home))
+    @property
+    def run_name(self) -> str | None:
+        """The name of a stage's run; an experiment without stages has none yet."""
+        return self.loaded.stage.run_in(self.pipeline) if self.loaded.stage and self.pipeline else None
 
 
-def check_experiment(arguments: ExperimentArguments, host: PluginHost) -> CheckedExperiment:
-    """Load, resolve and judge an experiment. Writes nothing and opens no socket; raises what is wrong with it."""
-    assignments = arguments.assignments
-    if arguments.cluster is not None:
-        # A JSON string is a TOML string: whatever the name holds, it stays one name.
-        assignments = (*assignments, f"cluster.name={json.dumps(arguments.cluster)}")
-    loaded = load_with_options(arguments.path, assignments, host)
-    experiment = resolve_experiment(loaded, host)
-    checkout = inspect_checkout(loaded.project_root, loaded.home, arguments.allow_dirty)
-    cluster = open_cluster(experiment.spec.cluster.name, host)
-    model = resolve_model(experiment.spec.model, loaded.project_root, loaded.home)
-    report = run_preflight(experiment, host, cluster, checkout.findings)
-    refuse_errors(report)
-    dataset = host.provide_dataset(_dataset_request(experiment, model, plan_only=True), find_cache_root(loaded.home))
-    environment = host.provide_environment(_environment_request(experiment, checkout, plan_only=True))
-    return CheckedExperiment(loaded, experiment, checkout, report, model, environment, dataset, host, cluster)
+def check_experiments(arguments: ExperimentArguments, host: PluginHost) -> tuple[CheckedExperiment, ...]:
+    """Load, resolve and judge an experiment: one for each stage of the file, or one.
+
+    Writes nothing and opens no socket; raises what is wrong with any of them.
+    """
+    stages, pipeline = _named(load_with_options(arguments.path, _assignments(arguments), host), arguments.name)
+    experiments = resolve_stages(stages, host)
+    checkout = inspect_checkout(stages[0].project_root, stages[0].home, arguments.allow_dirty)
+    clusters = [open_cluster(experiment.spec.cluster.name, host) for experiment in experiments]
+    models = [find_model(loaded) for loaded in stages]
+    reports = [
+        run_preflight(experiment, host, cluster, (*checkout.findings, *successor_findings(number, stages, host)))
+        for number, (experiment, cluster) in enumerate(zip(experiments, clusters, strict=True))
+    ]
+    refuse_errors(joint_report([loaded.stage for loaded in stages], reports))
+    checked = []
+    for loaded, experiment, cluster, model, report in zip(stages, experiments, clusters, models, reports, strict=True):
+        with naming_stage(loaded):
+            questions = _questions(loaded, experiment, checkout, model, host)
+            planned = questions.plan()
+        one = CheckedExperiment(
+            loaded, experiment, checkout, report, model, questions, planned, host, cluster, pipeline
+        )
+        checked.append(one)
+    return tuple(checked)
 
 
-def _environment_request(experiment: ResolvedExperiment, checkout: Checkout, plan_only: bool) -> EnvironmentRequest:
-    return EnvironmentRequest(
-        spec=experiment.spec.environment,
-        project_root=experiment.project_root,
-        home=experiment.home,
-        code=checkout.origin,
-        plan_only=plan_only,
-    )
+def _assignments(arguments: ExperimentArguments) -> tuple[str, ...]:
+    if arguments.cluster is None:
+        return arguments.assignments
+    # A JSON string is a TOML string: whatever the name holds, it stays one name.
+    return (*arguments.assignments, f"cluster.name={json.dumps(arguments.cluster)}")
 
 
-def _dataset_request(experiment: ResolvedExperiment, model: ModelReference, plan_only: bool) -> DatasetRequest:
-    return DatasetRequest(
-        dataset=experiment.spec.dataset,
-        tokenizer=model.name_or_path,
-        tokenizer_revision=model.revision,
-        chat_template=experiment.spec.model.chat_template,
-        seed=experiment.spec.seed,
-        project_root=experiment.project_root,
-        plan_only=plan_only,
-    )
+def _named(stages: Sequence[LoadedExperiment], name: str | None) -> tuple[tuple[LoadedExperiment, ...], str | None]:
+    """The stages with the runs they will have, and the pipeline's name; None for an experiment without stages."""
+    names = [loaded.stage.name for loaded in stages if loaded.stage]
+    if not names:
+        return tuple(stages), None
+    first = stages[0]
+    written = first.spec.name.removesuffix(stage_run("", names[0]))
+    pipeline = name or free_name(first.home, written, [stage_run("", stage) for stage in names])
+    longest = max((stage_run(pipeline, stage) for stage in names), key=len)
+    if not re.fullmatch(NAME_PATTERN, longest):
+        raise UsageError(f"--name {pipeline}: too long: a stage's run would be `{longest}`", "at most 63 characters")
+    return tuple(loaded.in_pipeline(pipeline) for loaded in stages), pipeline
 
 
-def make_job(checked: CheckedExperiment, run: RunDir, environment: EnvironmentRef, dataset: CachedDataset) -> JobSpec:
-    """The job of `run`, in this environment, on this dataset."""
-    spec = checked.experiment.spec
+@contextmanager
+def naming_stage(loaded: LoadedExperiment) -> Iterator[None]:
+    """Errors inside name the stage, where there is one."""
+    try:
+        yield
+    except TunewrightError as error:
+        if loaded.stage is not None:
+            error.message = f"{loaded.stage.label}: {error.message}"
+        raise
+
+
+def find_model(loaded: LoadedExperiment, is_planned: bool = True) -> ModelReference:
+    """The model it starts from. In a plan that of an earlier stage need not be there: then it has no digest."""
+    with naming_stage(loaded):
+        if is_planned and loaded.stage is not None and loaded.stage.before is not None:
+            run = RunDir.of(loaded.home, loaded.spec.model.name_or_path.removeprefix(RUN_PREFIX))
+            if not run.model.is_dir():
+                return ModelReference(name_or_path=str(run.model), run=run.name)
+        return resolve_model(loaded.spec.model, loaded.project_root, loaded.home)
+
+
+def _questions(
+    loaded: LoadedExperiment,
+    experiment: ResolvedExperiment,
+    checkout: Checkout,
+    model: ModelReference,
+    host: PluginHost,
+) -> Questions:
+    tokenizer = model
+    if loaded.first_model is not None:
+        tokenizer = resolve_model(loaded.first_model, loaded.project_root, loaded.home, with_digest=False)
+    template, cache_root = loaded.dataset_model.chat_template, find_cache_root(loaded.home)
+    return Questions(experiment, checkout.origin, tokenizer, template, cache_root, host)
+
+
+def make_job(checked: CheckedExperiment, run: RunDir, prepared: Prepared) -> JobSpec:
+    """The job of `run`, in this environment, on these datasets."""
+    spec, environment = checked.experiment.spec, prepared.environment
     return JobSpec(
         run=run.name,
         run_dir=str(run.path),
@@ -122,7 +167,8 @@ def make_job(checked: CheckedExperiment, run: RunDir, environment: EnvironmentRe
         experiment=spec,
         model=checked.model,
         environment=environment,
-        dataset=dataset,
+        dataset=prepared.dataset,
+        evaluation_dataset=prepared.evaluation_dataset,
         origin=LaunchOrigin(
             code=checked.checkout.origin,
             user=user_name(),
@@ -138,19 +184,19 @@ def plan_job(checked: CheckedExperiment, job: JobSpec) -> SubmissionPlan:
     return checked.cluster.plan(job, cluster_options(checked.experiment.spec, info))
 
 
-def run_files(
-    checked: CheckedExperiment, job: JobSpec, environment: EnvironmentRef, dataset: CachedDataset, plan: SubmissionPlan
-) -> dict[str, bytes]:
+def run_files(checked: CheckedExperiment, job: JobSpec, prepared: Prepared, plan: SubmissionPlan) -> dict[str, bytes]:
     """The files of a run's directory before it is submitted, by path in it."""
     files = {
         "experiment.toml": checked.loaded.source.encode(),
         "resolved.json": json_bytes(resolved_document(checked.experiment)),
         "preflight.json": json_bytes(checked.report.to_document()),
-        "environment.json": json_bytes(environment.to_document()),
-        "dataset.json": json_bytes(dataset.to_document()),
+        "environment.json": json_bytes(prepared.environment.to_document()),
+        "dataset.json": json_bytes(prepared.dataset.to_document()),
         "job.json": json_bytes(job.to_document()),
         **plan_files(plan),
     }
+    if prepared.evaluation_dataset is not None:
+        files["evaluation_dataset.json"] = json_bytes(prepared.evaluation_dataset.to_document())
     if checked.checkout.patch:
         files["dirty.patch"] = checked.checkout.patch
     return files

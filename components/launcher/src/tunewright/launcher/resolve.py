@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,16 +9,20 @@ from typing import Any
 from tunewright.contracts.clusters import ClusterInfo
 from tunewright.contracts.errors import InvalidExperiment, Problem
 from tunewright.contracts.experiment import ClusterSpec, ExperimentSpec, ResolvedExperiment, TrainingSpec
-from tunewright.contracts.experiment_file import LoadedExperiment, apply_assignment, load_experiment, parse_spec
+from tunewright.contracts.experiment_file import LoadedExperiment, load_stages, parse_spec, read_document
 from tunewright.contracts.plugins import PluginHost
 from tunewright.contracts.spec import Spec
+from tunewright.contracts.stages import problems_by_stage, split_stages
 from tunewright.contracts.variants import VariantInfo
 
 
-def load_with_options(path: Path, assignments: Sequence[str], host: PluginHost) -> LoadedExperiment:
-    """The experiment file. Where it is wrong, what is wrong with its plugins' options is told with the rest."""
+def load_with_options(path: Path, assignments: Sequence[str], host: PluginHost) -> tuple[LoadedExperiment, ...]:
+    """The experiment of each stage of the file, or its only one.
+
+    Where the file is wrong, what is wrong with its plugins' options is told with the rest.
+    """
     try:
-        return load_experiment(path, assignments)
+        return load_stages(path, assignments)
     except InvalidExperiment as error:
         if not error.problems:  # it could not even be read
             raise
@@ -28,10 +31,17 @@ def load_with_options(path: Path, assignments: Sequence[str], host: PluginHost) 
 
 
 def _option_problems(path: Path, assignments: Sequence[str], host: PluginHost) -> list[Problem]:
-    """What the plugins say about a file that is wrong elsewhere: only the tables that can be read are looked at."""
-    document = tomllib.loads(path.read_text())
-    for assignment in assignments:
-        apply_assignment(document, assignment)
+    """What the plugins say about a file that is wrong elsewhere."""
+    try:
+        stages = split_stages(read_document(path, assignments)[1], str(path))
+    except InvalidExperiment:  # its stages are wrong as such: that is told already
+        return []
+    found = [_option_problems_of(one.document, host) for one in stages]
+    return problems_by_stage([one.stage for one in stages], found)
+
+
+def _option_problems_of(document: dict[str, Any], host: PluginHost) -> list[Problem]:
+    """Only the tables that can be read are looked at."""
     problems: list[Problem] = []
     for table, key, spec_type, get in (
         ("cluster", "name", ClusterSpec, host.clusters.get),
@@ -45,15 +55,23 @@ def _option_problems(path: Path, assignments: Sequence[str], host: PluginHost) -
     return problems
 
 
-def resolve_experiment(loaded: LoadedExperiment, host: PluginHost) -> ResolvedExperiment:
-    """The experiment with every default filled in. Raises InvalidExperiment with every problem of all plugins."""
+def resolve_stages(stages: Sequence[LoadedExperiment], host: PluginHost) -> tuple[ResolvedExperiment, ...]:
+    """Each stage with every default filled in. Raises InvalidExperiment with every problem of all plugins."""
+    found: list[list[Problem]] = [[] for _ in stages]
+    resolved = [_resolve(loaded, host, problems) for loaded, problems in zip(stages, found, strict=True)]
+    if any(found):
+        problems = problems_by_stage([loaded.stage for loaded in stages], found)
+        raise InvalidExperiment.from_problems(str(stages[0].path), problems)
+    return tuple(one for one in resolved if one is not None)
+
+
+def _resolve(loaded: LoadedExperiment, host: PluginHost, problems: list[Problem]) -> ResolvedExperiment | None:
+    """The experiment with its plugins' options filled in, or None; what is wrong is added to `problems`."""
     spec = loaded.spec
-    problems: list[Problem] = []
     cluster = _options(host.clusters.get, spec.cluster.name, "cluster.name", spec.cluster.options, problems)
     variant = _options(host.variants.get, spec.training.variant, "training.variant", spec.training.options, problems)
-    if problems:
-        raise InvalidExperiment.from_problems(str(loaded.path), problems)
-    assert cluster is not None and variant is not None
+    if cluster is None or variant is None:
+        return None
     filled = spec.model_copy(
         update={
             "cluster": spec.cluster.model_copy(update={"options": cluster.to_document()}),
@@ -66,6 +84,11 @@ def resolve_experiment(loaded: LoadedExperiment, host: PluginHost) -> ResolvedEx
 def cluster_options(spec: ExperimentSpec, info: ClusterInfo) -> Spec:
     """`[cluster.options]` as the cluster's own type."""
     return parse_spec(info.options_type, dict(spec.cluster.options), "experiment", "cluster.options")
+
+
+def variant_options(spec: ExperimentSpec, info: VariantInfo) -> Spec:
+    """`[training.options]` as the variant's own type."""
+    return parse_spec(info.options_type, dict(spec.training.options), "experiment", "training.options")
 
 
 def _options(get: Any, name: str, path: str, options: dict[str, Any], problems: list[Problem]) -> Spec | None:

@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,10 @@ _DRAFT_LIFE_SECONDS = 24 * 3600
 _TAIL_BYTES = 1 << 16
 
 
-def free_name(home: Path, base: str) -> str:
-    """`base`, or the first of `base-2`, `base-3` ... that no run has."""
+def free_name(home: Path, base: str, endings: Sequence[str] = ("",)) -> str:
+    """`base`, or the first of `base-2`, `base-3` ... that no run has with any of the `endings`."""
     name, number = base, 1
-    while RunDir.of(home, name).path.exists():
+    while any(RunDir.of(home, name + ending).path.exists() for ending in endings):
         number += 1
         name = f"{base}-{number}"
     return name
@@ -97,6 +97,11 @@ def plan_files(plan: SubmissionPlan) -> dict[str, bytes]:
 def json_bytes(document: object) -> bytes:
     """A JSON file's content."""
     return json_text(document).encode()
+
+
+def launch_name(run: RunDir) -> str:
+    """What `launch --name` goes on with this run by: its own name, or that of the pipeline it is a stage of."""
+    return str(read_json(run.submission).get("pipeline") or run.name)
 
 
 def read_plan(run: RunDir) -> SubmissionPlan:

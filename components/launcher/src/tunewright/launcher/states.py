@@ -16,7 +16,7 @@ from tunewright.contracts.status import JobState, JobStatus
 from tunewright.launcher.clusters import open_cluster
 from tunewright.launcher.events import record_event
 from tunewright.launcher.finish import finish_run
-from tunewright.launcher.run_store import cluster_name_of, read_handle, read_json
+from tunewright.launcher.run_store import cluster_name_of, launch_name, read_handle, read_json
 
 
 def cluster_of(run: RunDir, host: PluginHost) -> Cluster:
@@ -46,7 +46,7 @@ def _recorded_outcome(run: RunDir) -> JobStatus | None:
 
 
 def _unconfirmed(run: RunDir) -> JobStatus:
-    message = f"the cluster has not confirmed the job; the same `launch` with --name {run.name} goes on with it"
+    message = f"the cluster has not confirmed the job; the same `launch` with --name {launch_name(run)} goes on with it"
     return JobStatus(state=JobState.PENDING, message=message)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,21 +16,38 @@ from tunewright.contracts.files import write_json_atomically
 from tunewright.contracts.jobs import ModelReference
 from tunewright.trainer.model_loading import load_reference, save_whole_model
 
-_TARGETS_PATH = "training.options.target_modules"
+
+@dataclass(frozen=True)
+class AdapterUse:
+    """What differs between variants that put adapters on a model."""
+
+    options_path: str = "training.options"
+    """Where the user writes the adapters' options."""
+
+    task: str = "CAUSAL_LM"
+    """What the model does, in peft's words: it decides which class loads the adapters."""
+
+    trained_modules: tuple[str, ...] = ()
+    """Modules that are trained whole, and saved with the adapters."""
 
 
-def add_adapters(model: Any, options: AdapterOptions, base: ModelReference) -> Any:
+PLAIN_USE = AdapterUse()
+
+
+def add_adapters(model: Any, options: AdapterOptions, base: ModelReference, use: AdapterUse = PLAIN_USE) -> Any:
     """A peft model: `model` frozen, adapters on it trained in float32. `base` is what the adapters will name as theirs.
 
     Raises InvalidExperiment for each target that matches no layer.
     """
     from peft import LoraConfig, get_peft_model
 
-    refuse_unmatched_targets(model, options.target_modules)
+    path = f"{use.options_path}.target_modules"
+    refuse_unmatched_targets(model, options.target_modules, path)
     model.requires_grad_(False)
     targets = options.target_modules
     config = LoraConfig(
-        task_type="CAUSAL_LM",
+        task_type=use.task,
+        modules_to_save=list(use.trained_modules) or None,
         r=options.rank,
         lora_alpha=options.alpha,
         lora_dropout=options.dropout,
@@ -41,14 +59,14 @@ def add_adapters(model: Any, options: AdapterOptions, base: ModelReference) -> A
     try:
         adapted = get_peft_model(model, config)
     except (ValueError, TypeError, NotImplementedError) as error:
-        raise _invalid([Problem(_TARGETS_PATH, str(error).split("\n")[0], _available(model))]) from error
+        raise _invalid([Problem(path, str(error).split("\n")[0], _available(model))]) from error
     config = adapted.peft_config["default"]
     config.base_model_name_or_path, config.revision = base.name_or_path, base.revision
     return adapted
 
 
-def refuse_unmatched_targets(model: torch.nn.Module, targets: Literal["all-linear"] | Sequence[str]) -> None:
-    """Raise InvalidExperiment naming every target that no layer of `model` is called."""
+def refuse_unmatched_targets(model: torch.nn.Module, targets: Literal["all-linear"] | Sequence[str], path: str) -> None:
+    """Raise InvalidExperiment naming every target that no layer of `model` is called. `path` is the option's key."""
     if isinstance(targets, str):
         return
     names = [name for name, _ in model.named_modules()]
@@ -57,9 +75,7 @@ def refuse_unmatched_targets(model: torch.nn.Module, targets: Literal["all-linea
     ]
     if unmatched:
         hint = _available(model)
-        raise _invalid(
-            [Problem(_TARGETS_PATH, f"`{target}` matches no layer of the model", hint) for target in unmatched]
-        )
+        raise _invalid([Problem(path, f"`{target}` matches no layer of the model", hint) for target in unmatched])
 
 
 def _available(model: torch.nn.Module) -> str:
@@ -85,12 +101,19 @@ def save_adapter(model: Any, directory: Path, weights: Mapping[str, torch.Tensor
     write_json_atomically(config, document)
 
 
-def merge_adapter(source: Path, destination: Path) -> None:
-    """Add the adapters in `source` to their base in float32 and write the full model to `destination`."""
+def _unchanged(model: Any) -> Any:
+    return model
+
+
+def merge_adapter(source: Path, destination: Path, convert: Callable[[Any], Any] = _unchanged) -> None:
+    """Add the adapters in `source` to their base in float32 and write the full model to `destination`.
+
+    `convert` makes of the base, as it is loaded, what the adapters went onto.
+    """
     from peft import PeftConfig, PeftModel
 
     if not (source / "adapter_config.json").is_file():
         raise UsageError(f"{source}: has no adapter_config.json: nothing to merge")
     config = PeftConfig.from_pretrained(str(source))
-    base = load_reference(config.base_model_name_or_path, config.revision)
+    base = convert(load_reference(config.base_model_name_or_path, config.revision))
     save_whole_model(PeftModel.from_pretrained(base, str(source)).merge_and_unload(), destination)

@@ -26,10 +26,10 @@ import torch
 
 from tunewright.contracts.adapters import AdapterOptions
 from tunewright.contracts.errors import UsageError
-from tunewright.trainer.adapters import add_adapters, merge_adapter, save_adapter
-from tunewright.trainer.batches import Batch
+from tunewright.trainer.adapters import PLAIN_USE, AdapterUse, add_adapters, merge_adapter, save_adapter
+from tunewright.trainer.batches import Batch, make_batch
 from tunewright.trainer.computing.language_model import LanguageModel
-from tunewright.trainer.dataset import TokenSequence
+from tunewright.trainer.dataset import TokenDataset, TokenSequence
 from tunewright.trainer.model_loading import (
     ModelContext,
     dtype_named,
@@ -41,10 +41,12 @@ from tunewright.trainer.model_loading import (
     save_whole_model,
 )
 from tunewright.trainer.objectives.next_token import NextToken
-from tunewright.trainer.objectives.objective import Beginning, Losses, Objective
+from tunewright.trainer.objectives.objective import Beginning, Losses, Objective, Say
+from tunewright.trainer.objectives.pairs import PairObjective, reward_sums, split_pairs, sums_by_sequence
 
 __all__ = [
     "AdapterDefaults",
+    "AdapterUse",
     "Batch",
     "Beginning",
     "LanguageModel",
@@ -52,16 +54,25 @@ __all__ = [
     "ModelContext",
     "NextToken",
     "Objective",
+    "PairObjective",
+    "Say",
+    "TokenDataset",
     "TokenSequence",
     "TrainerVariant",
     "VariantDefaults",
+    "WholeOrAdapters",
     "dtype_named",
     "frozen_base",
     "load_base_model",
     "load_config",
     "load_reference",
     "load_weights",
+    "make_batch",
+    "merge_adapter",
+    "reward_sums",
     "save_whole_model",
+    "split_pairs",
+    "sums_by_sequence",
 ]
 
 
@@ -88,6 +99,9 @@ class TrainerVariant(Protocol):
     def is_saved(self, name: str, parameter: torch.Tensor) -> bool:
         """Whether `save_final` needs this tensor of the model's state: gathering what it does not need costs time."""
 
+    def weight_bytes(self, name: str, parameter: torch.Tensor) -> int:
+        """How much memory this parameter takes while it is trained on: what `trainer estimate` counts."""
+
     def save_final(
         self, model: Any, directory: Path, context: ModelContext, weights: Mapping[str, torch.Tensor]
     ) -> None:
@@ -111,6 +125,11 @@ class VariantDefaults:
         """The experiment's model, pretrained or random, float32."""
         return load_base_model(context)
 
+    def prepare_model(self, model: Any, context: ModelContext) -> Any:
+        """The model itself, every parameter trained."""
+        model.requires_grad_(True)
+        return model
+
     def make_objective(self, context: ModelContext) -> Objective:
         """Supervised fine-tuning: cross-entropy of the trained tokens."""
         return NextToken()
@@ -118,6 +137,10 @@ class VariantDefaults:
     def is_saved(self, name: str, parameter: torch.Tensor) -> bool:
         """Everything."""
         return True
+
+    def weight_bytes(self, name: str, parameter: torch.Tensor) -> int:
+        """As it is."""
+        return parameter.numel() * parameter.element_size()
 
     def save_final(
         self, model: Any, directory: Path, context: ModelContext, weights: Mapping[str, torch.Tensor]
@@ -133,8 +156,8 @@ class VariantDefaults:
 class AdapterDefaults(VariantDefaults):
     """What variants do that train LoRA adapters on frozen weights. `options` are the adapters'."""
 
-    def __init__(self, options: AdapterOptions) -> None:
-        self.options = options
+    def __init__(self, options: AdapterOptions, use: AdapterUse = PLAIN_USE) -> None:
+        self.options, self.use = options, use
 
     def load_model(self, context: ModelContext) -> Any:
         """The base in float32. Random weights are kept in the run's `base_model/`: the adapters need them later."""
@@ -142,7 +165,7 @@ class AdapterDefaults(VariantDefaults):
 
     def prepare_model(self, model: Any, context: ModelContext) -> Any:
         """`model` frozen, with adapters that are trained."""
-        return add_adapters(model, self.options, frozen_base(context).reference)
+        return add_adapters(model, self.options, frozen_base(context).reference, self.use)
 
     def is_saved(self, name: str, parameter: torch.Tensor) -> bool:
         """The adapters: what is trained."""
@@ -157,3 +180,37 @@ class AdapterDefaults(VariantDefaults):
     def merge(self, source: Path, destination: Path) -> None:
         """Add the adapters to their base in full precision."""
         merge_adapter(source, destination)
+
+
+class WholeOrAdapters(VariantDefaults):
+    """What variants do that train every weight, or LoRA adapters where the options ask for them."""
+
+    def __init__(self, adapters: AdapterOptions | None, use: AdapterUse = PLAIN_USE) -> None:
+        self.has_adapters = adapters is not None
+        self._way = VariantDefaults() if adapters is None else AdapterDefaults(adapters, use)
+
+    def load_model(self, context: ModelContext) -> Any:
+        """The experiment's model, float32."""
+        return self._way.load_model(context)
+
+    def prepare_model(self, model: Any, context: ModelContext) -> Any:
+        """`model` with what is trained requiring a gradient."""
+        return self._way.prepare_model(model, context)
+
+    def is_saved(self, name: str, parameter: torch.Tensor) -> bool:
+        """Everything, or the adapters."""
+        return self._way.is_saved(name, parameter)
+
+    def weight_bytes(self, name: str, parameter: torch.Tensor) -> int:
+        """As it is, in both ways."""
+        return self._way.weight_bytes(name, parameter)
+
+    def save_final(
+        self, model: Any, directory: Path, context: ModelContext, weights: Mapping[str, torch.Tensor]
+    ) -> None:
+        """Write the whole model, or the adapters in peft's format."""
+        self._way.save_final(model, directory, context, weights)
+
+    def merge(self, source: Path, destination: Path) -> None:
+        """Add the adapters to their base, where there are any."""
+        self._way.merge(source, destination)

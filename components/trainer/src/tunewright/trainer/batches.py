@@ -52,7 +52,12 @@ class Batch:
     def to(self, device: torch.device) -> Batch:
         """The same on `device`."""
         names = ("input_ids", "position_ids", "predicting", "labels")
-        return replace(self, **{name: getattr(self, name).to(device) for name in names})
+        return replace(self, **{name: getattr(self, name).to(device, non_blocking=True) for name in names})
+
+    def pinned(self) -> Batch:
+        """The same in memory that a GPU reads by itself, while the host goes on."""
+        names = ("input_ids", "position_ids", "predicting", "labels")
+        return replace(self, **{name: getattr(self, name).pin_memory() for name in names})
 
 
 def make_batch(sequences: Sequence[TokenSequence]) -> Batch:
@@ -61,13 +66,12 @@ def make_batch(sequences: Sequence[TokenSequence]) -> Batch:
     positions = [np.arange(len(sequence.ids)) for sequence in sequences]
     predicted = [sequence.predicted() for sequence in sequences]
     targets = [start + one for start, one in zip(starts, predicted, strict=False)]
-    ids = torch.from_numpy(np.concatenate([sequence.ids for sequence in sequences]).astype(np.int64))
-    target = torch.from_numpy(np.concatenate(targets))
+    ids, target = np.concatenate([sequence.ids for sequence in sequences]).astype(np.int64), np.concatenate(targets)
     return Batch(
-        input_ids=ids[None],
+        input_ids=torch.from_numpy(ids)[None],
         position_ids=torch.from_numpy(np.concatenate(positions))[None],
-        predicting=target - 1,
-        labels=ids[target],
+        predicting=torch.from_numpy(target - 1),
+        labels=torch.from_numpy(ids[target]),
         lengths=tuple(len(sequence.ids) for sequence in sequences),
         trained_counts=tuple(map(len, predicted)),
         sequences=tuple(sequence.number for sequence in sequences),

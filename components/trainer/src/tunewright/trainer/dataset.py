@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ class TokenSequence:
     """Half-open ranges of trained tokens: start, end, start, end, ..."""
 
     number: int = 0
-    """Its number in the dataset."""
+    """Its number among all sequences of the run: that in the dataset, plus where the dataset's numbers begin."""
 
     def predicted(self) -> np.ndarray[Any, Any]:
         """Positions of the tokens that count in the loss. The first token of a sequence is predicted by nothing."""
@@ -61,7 +61,16 @@ class TokenDataset:
     Those are packed rows with packing, otherwise examples: conversations, or pairs of them.
     """
 
-    def __init__(self, cache: Path, manifest: DatasetManifest, packing: bool, sequences_per_example: int = 1) -> None:
+    def __init__(
+        self,
+        cache: Path,
+        manifest: DatasetManifest,
+        packing: bool,
+        sequences_per_example: int = 1,
+        first_number: int = 0,
+    ) -> None:
+        """`first_number` is what its sequences are counted from, so that two datasets of a run share no numbers."""
+        self.first_number = first_number
         table = _open_all(cache, [shard.file for shard in manifest.shards])
         self._ids, self._spans = ListColumn(table["input_ids"]), ListColumn(table["spans"])
         self.num_sequences, self.sequences_per_example = len(self._ids), sequences_per_example
@@ -79,8 +88,8 @@ class TokenDataset:
         return [self.sequence(number) for number in self._members(row)]
 
     def sequence(self, number: int) -> TokenSequence:
-        """Conversation `number` of the dataset."""
-        return TokenSequence(self._ids[number], self._spans[number], number)
+        """Conversation `number` of the dataset, from 0."""
+        return TokenSequence(self._ids[number], self._spans[number], self.first_number + number)
 
     def _members(self, row: int) -> Sequence[int]:
         if self._packed is not None:
@@ -102,8 +111,13 @@ class DataOrder:
     """
 
     num_rows: int
+    """Rows that are trained on."""
+
     batch_size: int
     seed: int
+
+    selected: np.ndarray[Any, Any] | None = field(default=None, compare=False)
+    """Their numbers in the dataset, where some of its rows are held out. None: all rows are trained on."""
 
     @property
     def steps_per_epoch(self) -> int:
@@ -114,16 +128,6 @@ class DataOrder:
         """The rows of optimizer step `step` (the first is 0), over all processes."""
         epoch, within = divmod(step, self.steps_per_epoch)
         order = np.random.Generator(np.random.PCG64([self.seed, epoch])).permutation(self.num_rows)
-        rows: list[int] = order[within * self.batch_size : (within + 1) * self.batch_size].tolist()
+        places = order[within * self.batch_size : (within + 1) * self.batch_size]
+        rows: list[int] = (places if self.selected is None else self.selected[places]).tolist()
         return rows
-
-
-def share_rows(rows: Sequence[int], num_processes: int, micro_batch_size: int) -> list[list[list[int]]]:
-    """`rows` of a step as micro-batches of each process: `[process][forward pass][row]`.
-
-    Every process makes the same number of passes; where the rows run out, a pass is empty.
-    """
-    shares = [list(rows[process::num_processes]) for process in range(num_processes)]
-    num_passes = max(1, -(-max(map(len, shares)) // micro_batch_size))
-    starts = range(0, num_passes * micro_batch_size, micro_batch_size)
-    return [[share[start : start + micro_batch_size] for start in starts] for share in shares]

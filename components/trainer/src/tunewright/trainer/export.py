@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from tunewright.contracts.checkpoints import CHECKPOINT_FILE, CheckpointManifest, verify_checkpoint
-from tunewright.contracts.datasets import read_manifest
+from tunewright.contracts.datasets import DatasetManifest, read_manifest
 from tunewright.contracts.errors import InvalidExperiment, NotFound, TunewrightError, UsageError
 from tunewright.contracts.plugins import PluginHost, load_entry
 from tunewright.contracts.rundir import RunDir
@@ -113,20 +113,25 @@ def _final_model(job: TrainingJob, checkpoint: Path, manifest: CheckpointManifes
     from tunewright.trainer.checkpoints.loading import trained_tensors
     from tunewright.trainer.session import build_model, load_variant
 
-    context = ModelContext(job.experiment.model, job.model, job.experiment.seed, torch.device("cpu"), job.run_dir.path)
+    dataset, device = _manifest_of_dataset(job), torch.device("cpu")
+    context = ModelContext(
+        job.experiment.model, job.model, job.experiment.seed, device, job.run_dir.path,
+        vocabulary_size=dataset.vocabulary_size,
+    )  # fmt: skip
     variant = load_variant(job)
     model = build_model(variant, context)
     for name, tensor in trained_tensors(checkpoint, manifest.num_processes).items():
         model.get_parameter(name).detach().copy_(tensor)
     weights = {n: t.detach() for n, t in model.state_dict(keep_vars=True).items() if variant.is_saved(n, t)}
     loss = manifest.position.get("progress", {}).get("last_loss")
-    return FinalModel(variant, model, context, make_origin(job, manifest.step, loss), _template(job), weights)
+    origin = make_origin(job, manifest.step, loss)
+    return FinalModel(variant, model, context, origin, chat_template_of(dataset), weights)
 
 
-def _template(job: TrainingJob) -> str | None:
+def _manifest_of_dataset(job: TrainingJob) -> DatasetManifest:
     try:
         fetch_dataset(job)
-        return chat_template_of(read_manifest(job.dataset))
+        return read_manifest(job.dataset)
     except TunewrightError as error:
         raise NotFound(
             f"the dataset of the run is needed for its chat template: {error.message}", "prepare the dataset again"

@@ -36,6 +36,8 @@ class ModelOrigin(Spec):
     run: str
     steps: int
     last_loss: float | None
+    evaluation_loss: float | None = None
+    """Where it is the best of its run by `evaluation.keep_best`: the loss on rows that were not trained on."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,9 @@ class FinalModel:
     """What the variant saves, whole."""
 
 
-def make_origin(job: TrainingJob, steps: int, last_loss: float | None) -> ModelOrigin:
+def make_origin(
+    job: TrainingJob, steps: int, last_loss: float | None, evaluation_loss: float | None = None
+) -> ModelOrigin:
     """The origin of the model that `job` has trained for `steps` steps."""
     assert job.job.dataset is not None
     launched = job.job.origin
@@ -66,6 +70,7 @@ def make_origin(job: TrainingJob, steps: int, last_loss: float | None) -> ModelO
         run=job.job.run,
         steps=steps,
         last_loss=last_loss,
+        evaluation_loss=evaluation_loss,
     )
 
 
@@ -84,7 +89,9 @@ def _write_parts(directory: Path, final: FinalModel) -> None:
     final.variant.save_final(final.model, directory, final.context, final.weights)
     _write_tokenizer(directory, final)
     write_json_atomically(directory / ORIGIN_FILE, final.origin.to_document())
-    write_text_atomically(directory / "README.md", model_card(final.origin))
+    write_text_atomically(
+        directory / "README.md", model_card(final.origin, (directory / "adapter_config.json").is_file())
+    )
 
 
 def _write_tokenizer(directory: Path, final: FinalModel) -> None:
@@ -99,12 +106,13 @@ def _write_tokenizer(directory: Path, final: FinalModel) -> None:
     tokenizer.save_pretrained(directory)
 
 
-def model_card(origin: ModelOrigin) -> str:
-    """The model's README: what it is and where it comes from."""
+def model_card(origin: ModelOrigin, has_adapters: bool) -> str:
+    """The model's README: what it is, adapters or a whole model, and where it comes from."""
     revision = f" at revision `{origin.base.revision}`" if origin.base.revision else ""
     loss = "unknown" if origin.last_loss is None else f"{origin.last_loss:.4f}"
+    evaluated = "" if origin.evaluation_loss is None else f"\n| Evaluation loss | {origin.evaluation_loss:.4f} |"
     return f"""---
-library_name: {"transformers" if origin.variant == "full" else "peft"}
+library_name: {"peft" if has_adapters else "transformers"}
 tags:
 - tunewright
 ---
@@ -120,7 +128,7 @@ Trained by Tunewright, variant `{origin.variant}`, from `{origin.base.name_or_pa
 | Commit | `{origin.commit or "unknown"}` |
 | Dataset | `{origin.dataset_digest}` |
 | Optimizer steps | {origin.steps} |
-| Last training loss | {loss} |
+| Last training loss | {loss} |{evaluated}
 
 `tunewright.json` beside this file has the same for machines; the run's `provenance.json` has everything.
 """

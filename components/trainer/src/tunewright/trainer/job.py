@@ -34,6 +34,9 @@ class TrainingJob:
     options: Spec
     host: PluginHost
 
+    evaluation_dataset: Path | None = None
+    """The same of the dataset it is evaluated on, where `[evaluation]` has sources of its own."""
+
     @property
     def run_dir(self) -> RunDir:
         """Where everything is written."""
@@ -70,7 +73,19 @@ def open_job(path: Path) -> TrainingJob:
     info = host.variants.get(job.experiment.training.variant, "training.variant")
     _refuse_strategy(job.experiment, info)
     options = parse_options(info, job.experiment)
-    return TrainingJob(job, job.experiment, job.model, dataset_directory(job.dataset), info, options, host)
+    _refuse_missing_evaluation(path, job)
+    dataset, own = dataset_directory(job.dataset), job.evaluation_dataset
+    evaluation = None if own is None else dataset_directory(own)
+    return TrainingJob(job, job.experiment, job.model, dataset, info, options, host, evaluation)
+
+
+def _refuse_missing_evaluation(path: Path, job: JobSpec) -> None:
+    assert job.experiment is not None
+    if job.experiment.evaluation_dataset is not None and job.evaluation_dataset is None:
+        raise InvalidExperiment(
+            f"{path}: `evaluation.mix` names sources, the job has no evaluation_dataset",
+            "launch it again: the launcher prepares that dataset",
+        )
 
 
 def dataset_directory(dataset: CachedDataset) -> Path:
@@ -81,9 +96,13 @@ def dataset_directory(dataset: CachedDataset) -> Path:
 def fetch_dataset(job: TrainingJob) -> None:
     """Have the cache on this node. Raises NotFound, Unavailable or CacheCorrupted where it cannot be copied."""
     assert job.job.dataset is not None
-    if is_url(job.job.dataset.path):
-        fetch_copy(job.job.dataset.path, job.job.dataset.digest, job.dataset.parent, _say)
-    mark_used(job.dataset)
+    _fetch(job.job.dataset, job.dataset)
+
+
+def _fetch(dataset: CachedDataset, directory: Path) -> None:
+    if is_url(dataset.path):
+        fetch_copy(dataset.path, dataset.digest, directory.parent, _say)
+    mark_used(directory)
 
 
 def _say(message: str) -> None:
@@ -94,7 +113,8 @@ def _refuse_strategy(experiment: ExperimentSpec, info: VariantInfo) -> None:
     strategy, possible = experiment.training.strategy, sorted(info.strategies & STRATEGIES)
     if strategy not in possible:
         message = f"`{strategy}` cannot train variant `{info.name}` here; possible: {', '.join(possible)}"
-        raise InvalidExperiment.from_problems(experiment.name, [Problem("training.strategy", message)])
+        why = info.refusals.get(strategy, "")
+        raise InvalidExperiment.from_problems(experiment.name, [Problem("training.strategy", message, why)])
 
 
 def parse_options(info: VariantInfo, experiment: ExperimentSpec) -> Spec:
@@ -111,22 +131,24 @@ def parse_options(info: VariantInfo, experiment: ExperimentSpec) -> Spec:
 def verify_dataset(job: TrainingJob) -> DatasetManifest:
     """Check every file of the cache against its digest. Raises CacheCorrupted: such a cache is never trained on.
 
-    A cache at a URL is copied to this node first.
+    A cache at a URL is copied to this node first. So is the dataset it is evaluated on, where it has one of its own.
     """
-    fetch_dataset(job)
-    manifest = verify_cache(job.dataset)
-    _refuse_other_dataset(job, manifest)
-    if manifest.rows == 0:
-        raise InvalidExperiment.from_problems(job.experiment.name, [Problem("dataset.mix", "the dataset has no rows")])
-    return manifest
-
-
-def _refuse_other_dataset(job: TrainingJob, manifest: DatasetManifest) -> None:
     assert job.job.dataset is not None
-    if manifest.digest != job.job.dataset.digest:
+    if job.job.evaluation_dataset is not None and job.evaluation_dataset is not None:
+        _verify(job, job.job.evaluation_dataset, job.evaluation_dataset, "evaluation.mix")
+    return _verify(job, job.job.dataset, job.dataset, "dataset.mix")
+
+
+def _verify(job: TrainingJob, dataset: CachedDataset, directory: Path, key: str) -> DatasetManifest:
+    _fetch(dataset, directory)
+    manifest = verify_cache(directory)
+    if manifest.digest != dataset.digest:
         raise InvalidExperiment(
-            f"{job.dataset}: is dataset {manifest.digest[:12]}, the job asks for {job.job.dataset.digest[:12]}"
+            f"{directory}: is dataset {manifest.digest[:12]}, the job asks for {dataset.digest[:12]}"
         )
+    if manifest.rows == 0:
+        raise InvalidExperiment.from_problems(job.experiment.name, [Problem(key, "the dataset has no rows")])
+    return manifest
 
 
 def read_verified_manifest(job: TrainingJob) -> DatasetManifest:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 from tunewright.trainer.checkpoints.finding import FoundCheckpoint
@@ -26,11 +25,13 @@ def _model_lines(session: Session) -> list[str]:
     total = session_parameters(session)
     trained = sum(parameter.numel() for parameter in session.parameters)
     transformer = transformer_of(session.trained.model)
-    attention = getattr(transformer.config, "_attn_implementation", "?")
+    dtype, device, attention = session.job.experiment.model.dtype, session.engine.device, session.called.attention
+    notes = [f"note: {note}" for note in session.called.notes(device)]
     return [
         f"model: {type(transformer).__name__}, {total:,} parameters, {trained:,} trained ({trained / total:.2%}), "
         f"variant {session.job.variant.name}",
-        f"computing in {session.job.experiment.model.dtype} on {session.engine.device}, attention {attention}",
+        f"computing in {dtype} on {device}, attention {attention}",
+        *notes,
     ]
 
 
@@ -42,9 +43,9 @@ def session_parameters(session: Session) -> int:
 def _data_lines(session: Session) -> list[str]:
     manifest, packing = session.manifest, session.job.experiment.dataset.packing
     rows = f" in {len(session.dataset):,} packed rows" if packing else ""
-    lines = [
-        f"data: {manifest.rows:,} conversations{rows}, {manifest.tokens:,} tokens, {manifest.trained_tokens:,} trained"
-    ]
+    size = manifest.sequences_per_example
+    examples = f"{manifest.rows // size:,} {'conversations' if size == 1 else 'pairs'}"
+    lines = [f"data: {examples}{rows}, {manifest.tokens:,} tokens, {manifest.trained_tokens:,} trained"]
     if not session.sequences_apart:
         lines.append(
             "note: this model does not keep conversations of one row apart; each has a forward pass of its own"
@@ -55,6 +56,8 @@ def _data_lines(session: Session) -> list[str]:
 def _batch_lines(session: Session) -> list[str]:
     experiment = session.job.experiment
     training, tokens = experiment.training, experiment.dataset.max_length_tokens
+    if not experiment.dataset.packing:
+        tokens *= session.objective.sequences_per_example
     epochs = session.max_steps / session.order.steps_per_epoch
     processes = _count(session.engine.num_processes, "process", "processes")
     return [
@@ -67,31 +70,31 @@ def _batch_lines(session: Session) -> list[str]:
 
 def say_metrics(line: dict[str, Any]) -> None:
     """A line of metrics in words."""
+    if "evaluation_loss" in line:
+        say_evaluation(line)
     if "loss" in line:
         say_step(line)
+
+
+def say_evaluation(line: dict[str, Any]) -> None:
+    """An evaluation in words."""
+    prefix, told = "evaluation_", ("evaluation_loss", "evaluation_tokens", "evaluation_seconds")
+    others = [name for name in line if name.startswith(prefix) and name not in told]
+    metrics = "".join(f"  {name.removeprefix(prefix)} {line[name]:.4f}" for name in others)
+    say(
+        f"step {line['step']}  evaluation loss {line['evaluation_loss']:.4f}{metrics}  "
+        f"{line['evaluation_tokens']:,} tokens in {line['evaluation_seconds']:.1f} s"
+    )
 
 
 def say_step(line: dict[str, Any]) -> None:
     """A logged step in words."""
     norm = "overflow" if line["grad_norm"] is None else f"{line['grad_norm']:.3f}"
+    ranking = "".join(f"{name} {line[name]:.3f}  " for name in ("accuracy", "margin") if name in line)
     say(
         f"step {line['step']}/{line['max_steps']}  loss {line['loss']:.4f}  lr {line['learning_rate']:.3e}  "
-        f"grad norm {norm}  {line['tokens_per_second']:,.0f} tokens/s"
+        f"grad norm {norm}  {ranking}{line['tokens_per_second']:,.0f} tokens/s"
     )
-
-
-class StepClock:
-    """Tokens per second since the line before."""
-
-    def __init__(self, tokens: int) -> None:
-        self._tokens, self._time = tokens, time.monotonic()
-
-    def tokens_per_second(self, tokens: int) -> float:
-        """The speed since the last call, `tokens` having been seen by now."""
-        now = time.monotonic()
-        speed = (tokens - self._tokens) / max(now - self._time, 1e-9)
-        self._tokens, self._time = tokens, now
-        return speed
 
 
 def _count(number: int, one: str, many: str) -> str:

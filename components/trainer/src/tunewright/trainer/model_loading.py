@@ -17,6 +17,7 @@ from tunewright.contracts.errors import InvalidExperiment, Problem, TunewrightEr
 from tunewright.contracts.experiment import ModelSpec
 from tunewright.contracts.files import sync_directory
 from tunewright.contracts.jobs import ModelReference
+from tunewright.trainer.computing.segment_attention import use_segments
 
 _LISTED = 5
 
@@ -42,15 +43,24 @@ class ModelContext:
     """The experiment's seed. Draws between `load_model` and the first step start from it, in every process alike."""
 
     device: torch.device
-    """Where this process trains."""
+    """Where the model is built: where this process trains, or the host's memory under strategies that cut it first."""
 
     run_dir: Path
     """Of the run. A variant writes nothing here itself; see `frozen_base`."""
+
+    training_device: torch.device | None = None
+    """Where this process trains. None: `device`."""
+
+    vocabulary_size: int | None = None
+    """Tokens of the tokenizer, by the dataset. None: not known, and nothing is made of it."""
 
     is_main: bool = True
     """Whether this process is the one that writes."""
 
     barrier: Barrier = lambda: None
+
+    without_weights: bool = False
+    """Whether only the model's shape is wanted: nothing is read, drawn to be kept, quantized or written."""
 
     @property
     def dtype(self) -> torch.dtype:
@@ -64,8 +74,12 @@ def dtype_named(name: str) -> torch.dtype:
     return dtype
 
 
-def attention_for(spec: ModelSpec, device: torch.device) -> str:
-    """The attention to use. Raises InvalidExperiment where the one asked for is not installed."""
+def attention_for(spec: ModelSpec, device: torch.device) -> str | None:
+    """What to ask transformers for. None: its own choice, `sdpa` where the model has it, else `eager`.
+
+    A model that gets `sdpa` then attends conversation by conversation: see `computing/segment_attention.py`. Raises
+    InvalidExperiment where the one asked for is not installed.
+    """
     has_flash = importlib.util.find_spec("flash_attn") is not None and device.type == "cuda"
     if spec.attention == "flash_attention_2" and not has_flash:
         message = f"flash_attention_2 needs a GPU and the package flash-attn; this is {device.type}"
@@ -73,7 +87,7 @@ def attention_for(spec: ModelSpec, device: torch.device) -> str:
         raise InvalidExperiment.from_problems(spec.name_or_path, [problem])
     if spec.attention != "auto":
         return spec.attention
-    return "flash_attention_2" if has_flash and spec.dtype != "float32" else "sdpa"
+    return "flash_attention_2" if has_flash and spec.dtype != "float32" else None
 
 
 def load_base_model(context: ModelContext, **arguments: Any) -> Any:
@@ -81,6 +95,8 @@ def load_base_model(context: ModelContext, **arguments: Any) -> Any:
 
     `weights = "random"` draws them from the seed. `arguments` go to transformers' `from_pretrained`.
     """
+    if context.without_weights:
+        return random_model(context)
     if context.spec.weights == "random":
         return random_model(context).to(context.device)
     return load_weights(context, **arguments).to(context.device)
@@ -96,9 +112,10 @@ def random_model(context: ModelContext) -> Any:
         model = AutoModelForCausalLM.from_config(
             config,
             dtype=torch.float32,
-            attn_implementation=attention_for(context.spec, context.device),
+            attn_implementation=attention_for(context.spec, context.training_device or context.device),
             trust_remote_code=False,
         )
+    use_segments(model)
     return model.train()
 
 
@@ -116,15 +133,18 @@ def load_weights(context: ModelContext, **arguments: Any) -> Any:
     """The model with its own weights, float32 unless `arguments` say otherwise. A missing tensor is an error."""
     from transformers import AutoModelForCausalLM
 
+    if context.without_weights:
+        return random_model(context)
     with _explained(context):
         model, info = AutoModelForCausalLM.from_pretrained(
             context.reference.name_or_path,
             revision=context.reference.revision,
-            attn_implementation=attention_for(context.spec, context.device),
+            attn_implementation=attention_for(context.spec, context.training_device or context.device),
             output_loading_info=True,
             **{"use_safetensors": True, "trust_remote_code": False, "dtype": torch.float32, **arguments},
         )
     _refuse_missing(context, info["missing_keys"])
+    use_segments(model)
     return model.train()
 
 
@@ -169,7 +189,7 @@ def frozen_base(context: ModelContext) -> ModelContext:
 
     Random weights are written to the run's `base_model/` first, once, so that the adapter has a base to go onto.
     """
-    if context.spec.weights == "pretrained":
+    if context.spec.weights == "pretrained" or context.without_weights:
         return context
     directory = context.run_dir / "base_model"
     if context.is_main and not directory.is_dir():
@@ -219,6 +239,11 @@ def sync_tree(directory: Path) -> None:
         if path.is_dir():
             sync_directory(path)
             continue
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
+        sync_file(path)
     sync_directory(directory)
+
+
+def sync_file(path: Path) -> None:
+    """Make the content of `path` survive a power cut."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())

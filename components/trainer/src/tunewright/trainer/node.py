@@ -3,69 +3,185 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
-from tunewright.contracts.errors import TunewrightError
-from tunewright.trainer.checkpoints.finding import find_checkpoint
+from tunewright.contracts.errors import CheckpointCorrupted, RunStopped, TrainingDiverged, TunewrightError
+from tunewright.trainer.checkpoints.copies import fetch_checkpoints
+from tunewright.trainer.checkpoints.finding import find_checkpoint, whole_checkpoints
+from tunewright.trainer.interruption import (
+    NODE_DIRECTORY_VARIABLE,
+    REQUEUE_EXIT_CODE,
+    NodeDirectory,
+    end_process,
+    grace_seconds,
+    hear_signals,
+    interruptible,
+    signal_name,
+)
 from tunewright.trainer.job import TrainingJob, open_job, verify_dataset
 from tunewright.trainer.summary import note_failure
 
 _SECONDS_FOR_THE_MAIN_PROCESS = 5.0
+_SECONDS_AFTER_THE_DEADLINE = 2.0
+_HOPELESS_EXIT_CODES = (64, 65, 66, 77, 78)
+"""What is wrong stays wrong: processes are not started again for it."""
+
 _LOCAL_ADDRESS = "127.0.0.1"
 
 
 def run_node(path: Path) -> int:
-    """Run the job at `path` on this node. Gives 0, or the first failing process's exit code, 128+n for a signal."""
+    """Run the job at `path` on this node. Gives 0, or the first failing process's exit code, 128+n for a signal.
+
+    Where a signal has asked for the end, 75 if there is a checkpoint to go on from.
+    """
+    node = NodeDirectory.of_this_process()
+    if node is not None and node.interruption() is not None:
+        return 0  # started again while the node ends
+    if node is not None and (said := node.exit_code()) is not None:
+        return said  # started again after an error that would only come again
     job = open_job(path)
     if "RANK" in os.environ:  # a process that a node has started
         return _train_here(job)
     try:
         verify_dataset(job)
-        find_checkpoint(job, verify=True)
+        if os.environ.get("TUNEWRIGHT_NODE_RANK", "0") == "0":  # the run's directory is the same on all nodes
+            prepare_checkpoint(job)
     except TunewrightError as error:
         note_failure(job, error.message)
         raise
     return _train_here(job) if job.num_processes == 1 else _start_processes(job, path)
 
 
+def prepare_checkpoint(job: TrainingJob) -> None:
+    """Have the checkpoint to go on from here, verified: a copy is fetched where the run has lost its own.
+
+    Raises CheckpointCorrupted where there are some but none is as it was written, Unavailable where copies cannot be
+    asked for: a run never starts again from nothing without a word.
+    """
+    found, problem, url = None, None, job.experiment.checkpoint.copy_to
+    try:
+        found = find_checkpoint(job, verify=True)
+    except CheckpointCorrupted as error:
+        problem = error
+    if found is None and url is not None and fetch_checkpoints(url, job.job.run, job.run_dir.checkpoints):
+        find_checkpoint(job)  # is it this experiment's?
+    elif problem is not None:
+        raise problem
+
+
 def _train_here(job: TrainingJob) -> int:
     """Train in this process."""
-    from tunewright.trainer.training import run_training
-
     try:
-        run_training(job)
+        with interruptible(lambda number: _leave(job, number)) as interruption:
+            from tunewright.trainer.training import run_training
+
+            run_training(job, interruption)
     except TunewrightError as error:
-        if os.environ.get("RANK", "0") == "0":
+        node = NodeDirectory.of_this_process()
+        if node is None:
             raise
-        # Mostly every process meets the same error: rank 0, which tells the user, must not be stopped before it has.
-        time.sleep(_SECONDS_FOR_THE_MAIN_PROCESS)
-        print(f"process {os.environ['RANK']}: {error.message}", file=sys.stderr)
-        return error.exit_code
+        return _end_in_node(node, error)
     return 0
 
 
+def _end_in_node(node: NodeDirectory, error: TunewrightError) -> int:
+    """The end of a process that a node has started. Gives its exit code."""
+    is_main = os.environ["RANK"] == "0"
+    if isinstance(error, RunStopped):  # all processes agree: to torch's agent it must not look like a failure
+        if is_main:
+            print(error.message, file=sys.stderr)
+        node.end_with(error.exit_code)
+        return 0
+    if is_main:
+        if isinstance(error, TrainingDiverged) or error.exit_code in _HOPELESS_EXIT_CODES:
+            node.end_with(error.exit_code)
+        raise error
+    # Mostly every process meets the same error: rank 0, which tells the user, must not be stopped before it has.
+    time.sleep(_SECONDS_FOR_THE_MAIN_PROCESS)
+    print(f"process {os.environ['RANK']}: {error.message}", file=sys.stderr)
+    return error.exit_code
+
+
+def _leave(job: TrainingJob, number: int) -> None:
+    """End this process because of signal `number`, its time being over: the newest whole checkpoint is the state."""
+    code, node = interrupted_exit_code(job, number), NodeDirectory.of_this_process()
+    words = f"stopped by {signal_name(number)} without another checkpoint"
+    try:
+        if os.environ.get("RANK", "0") == "0":
+            note_failure(job, words, keep=True)
+            os.write(sys.stderr.fileno(), f"{words}\n".encode())
+        if node is not None:
+            node.end_with(code)
+    finally:
+        end_process(code if node is None else 0)
+
+
+def interrupted_exit_code(job: TrainingJob, number: int) -> int:
+    """What an interrupted run ends with: 75 where there is a checkpoint to go on from, else 128+n."""
+    return REQUEUE_EXIT_CODE if whole_checkpoints(job.run_dir.checkpoints) else 128 + number
+
+
 def _start_processes(job: TrainingJob, path: Path) -> int:
-    from torch.distributed.elastic.multiprocessing.api import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import elastic_launch
 
     _prepare_children(job)
-    command = ["-m", "tunewright.trainer", "train", str(path.absolute())]
+    with tempfile.TemporaryDirectory(prefix="tunewright-node-") as directory:
+        node = NodeDirectory(Path(directory))
+        os.environ[NODE_DIRECTORY_VARIABLE] = directory
+        with hear_signals(lambda number: _interrupt(job, node, number)):
+            launch = elastic_launch(_launch_config(job), sys.executable)
+            code = _see_to_the_end(job, node, launch, path)
+        interruption = node.interruption()
+        if code and interruption:
+            return interrupted_exit_code(job, interruption[0])
+        return code or node.exit_code() or 0
+
+
+def _see_to_the_end(job: TrainingJob, node: NodeDirectory, launch: Any, path: Path) -> int:
+    """Start the processes and wait for all of them. Gives 0, or what the first to fail ended with."""
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
     try:
-        elastic_launch(_launch_config(job), sys.executable)(*command)
+        launch("-m", "tunewright.trainer", "train", str(path.absolute()))
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         code = shell_exit_code(failure.exitcode)
         # What rank 0 says when another process is gone is that it cannot reach it: the cause is the first to end.
-        note_failure(job, f"process {rank} ended with exit code {code}", keep=rank == 0)
+        is_told = rank == 0 or node.exit_code() is not None or node.interruption() is not None
+        note_failure(job, f"process {rank} ended with exit code {code}", keep=is_told)
         return code
     except SignalException as error:
         note_failure(job, f"stopped by {error.sigval.name}", keep=True)
-        return 128 + error.sigval
+        return 128 + int(error.sigval)
     return 0
+
+
+def _interrupt(job: TrainingJob, node: NodeDirectory, number: int) -> None:
+    """Pass a signal on to the node's processes. They end by the deadline; the node soon after it, whatever they do."""
+    if node.interruption() is not None:
+        return
+    seconds = grace_seconds(os.environ)
+    node.interrupt(number, time.monotonic() + seconds)
+    timer = threading.Timer(seconds + _SECONDS_AFTER_THE_DEADLINE, _leave_node, [job, number])
+    timer.daemon = True
+    timer.start()
+
+
+def _leave_node(job: TrainingJob, number: int) -> None:
+    try:
+        note_failure(job, f"stopped by {signal_name(number)} without another checkpoint", keep=True)
+        children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+        for child in children:
+            os.kill(int(child), signal.SIGKILL)
+    finally:
+        end_process(interrupted_exit_code(job, number))
 
 
 def shell_exit_code(code: int) -> int:
@@ -81,7 +197,7 @@ def _prepare_children(job: TrainingJob) -> None:
 
 
 def _launch_config(job: TrainingJob) -> Any:
-    """As torchrun would be told. Restarts are the cluster's (`max_retries`): it starts the whole job again."""
+    """As torchrun would be told. SIGTERM is ours: torch's agent would only end the processes."""
     from torch.distributed.launcher.api import LaunchConfig
 
     resources = job.job.resources
@@ -90,7 +206,8 @@ def _launch_config(job: TrainingJob) -> Any:
         "max_nodes": resources.nodes,
         "nproc_per_node": resources.processes_per_node,
         "run_id": job.job.run,
-        "max_restarts": 0,
+        "max_restarts": job.experiment.training.max_worker_restarts,
+        "signals_to_handle": "SIGINT,SIGHUP,SIGQUIT",
         "monitor_interval": 0.1,
     }
     if resources.nodes == 1:

@@ -27,8 +27,12 @@ class Observer:
     def checkpoint_saved(self, checkpoint: CheckpointRef) -> None:
         """A checkpoint is whole."""
 
-    def model_written(self) -> None:
-        """`model/` is whole; the record is not written yet. What fails here fails the run."""
+    def model_written(self) -> dict[str, Any]:
+        """`model/` is whole; the record is not written yet. What fails here fails the run.
+
+        Gives what the record says of it: where the model went.
+        """
+        return {}
 
     def finished(self, record: ProvenanceRecord) -> None:
         """The record is written."""
@@ -50,5 +54,24 @@ class MetricsFile(Observer):
 
 
 def open_observers(job: TrainingJob) -> Sequence[Observer]:
-    """Everything that watches `job`."""
-    return (MetricsFile(job),)
+    """Everything that watches `job`. Raises what a tracker raises that cannot be started as it was asked for."""
+    return (MetricsFile(job), *_open_tracking(job), *_open_publishing(job))
+
+
+def _open_tracking(job: TrainingJob) -> list[Observer]:
+    if not job.experiment.tracking.to:
+        return []
+    from tunewright.trainer.tracking.model_registry import ModelRegistry
+    from tunewright.trainer.tracking.opening import open_trackers
+
+    trackers = open_trackers(job)
+    registries = [ModelRegistry(job, tracker) for tracker in trackers if tracker.name == "mlflow"]
+    return [*registries, *trackers]
+
+
+def _open_publishing(job: TrainingJob) -> list[Observer]:
+    if job.experiment.publish is None:
+        return []
+    from tunewright.trainer.publishing.hub import HubPublisher
+
+    return [HubPublisher(job, job.experiment.publish)]

@@ -7,14 +7,13 @@ processes.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 
 from tunewright.contracts.errors import TrainingDiverged
-from tunewright.trainer.batches import Batch, count_tokens, make_batch
-from tunewright.trainer.dataset import TokenSequence, share_rows
+from tunewright.trainer.batches import Batch
+from tunewright.trainer.feeding import StepPlan
 from tunewright.trainer.session import Session
 
 _HINT = (
@@ -36,8 +35,11 @@ class StepResult:
     learning_rate: float
     """What the update was made with."""
 
-    num_tokens: int
-    """Tokens of all processes."""
+    plan: StepPlan
+    """What was computed, by this process and by all."""
+
+    filler_tokens: int
+    """What all processes computed besides, only to keep step with each other."""
 
     metrics: dict[str, float] = field(default_factory=dict)
     """What else the objective says, as means like the loss."""
@@ -54,48 +56,39 @@ class ForwardPass:
 
 def run_step(session: Session) -> StepResult:
     """Train on the next step's rows. Raises TrainingDiverged before anything is changed, for a number that is none."""
-    step = session.progress.step
-    rows = session.order.rows_of(step)
-    sequences = {row: session.dataset.sequences_of(row) for row in rows}
-    everything = [sequence for row in rows for sequence in sequences[row]]
-    passes = plan_passes(session, rows, sequences)
-    weight = max(1, session.objective.weight_of(everything))
-    loss, metrics = _accumulate(session, passes, weight)
+    step, phases = session.progress.step, session.phases
+    with phases.phase("data"):
+        plan = session.feed.take(step)
+    passes = passes_of(session, plan)
+    loss, metrics = _accumulate(session, passes, plan.weight)
     _refuse_loss(step + 1, loss)
     learning_rate = float(session.trained.scheduler.get_last_lr()[0])
-    norm = _update(session, step + 1)
-    return StepResult(loss, norm, learning_rate, count_tokens(everything), metrics)
+    with phases.phase("optimizer"):
+        norm = _update(session, step + 1)
+    filler_tokens = sum(one.batch.num_tokens for one in passes if not one.weight)
+    return StepResult(loss, norm, learning_rate, plan, int(session.engine.sum_over_processes(filler_tokens)), metrics)
 
 
-def plan_passes(session: Session, rows: list[int], sequences: dict[int, list[TokenSequence]]) -> list[ForwardPass]:
-    """This process's forward passes; at least one, so that every process takes part in every update."""
-    training, engine = session.job.experiment.training, session.engine
-    share = share_rows(rows, engine.num_processes, training.micro_batch_size)[engine.rank]
-    passes: list[ForwardPass] = []
-    for micro_batch in share:
-        members = [sequence for row in micro_batch for sequence in sequences[row]]
-        groups = [members] if session.sequences_apart else examples_of(session, members)
-        passes += [ForwardPass(make_batch(group), 1.0) for group in groups if group]
-    return passes or [ForwardPass(make_batch(examples_of(session, sequences[rows[0]])[0]), 0.0)]
-
-
-def examples_of(session: Session, sequences: Sequence[TokenSequence]) -> list[Sequence[TokenSequence]]:
-    """`sequences` by examples: what a forward pass must have at least."""
-    size = session.objective.sequences_per_example
-    return [sequences[start : start + size] for start in range(0, len(sequences), size)]
+def passes_of(session: Session, plan: StepPlan) -> list[ForwardPass]:
+    """This process's forward passes; at least one, and as many as the strategy needs every process to make."""
+    own = [ForwardPass(batch, 1.0) for batch in plan.batches]
+    missing = session.engine.passes_to_make(max(1, len(own))) - len(own)
+    return own + [ForwardPass(plan.filler, 0.0)] * missing
 
 
 def _accumulate(session: Session, passes: list[ForwardPass], weight: int) -> tuple[float, dict[str, float]]:
     """Add up the gradients of the step's loss, and give that loss and the objective's other metrics."""
-    engine = session.engine
+    engine, phases = session.engine, session.phases
     # Averaging over processes divides by their number: it is multiplied back in.
     scale = engine.num_processes / weight
     total = torch.zeros((), dtype=torch.float64, device=engine.device)
     sums: dict[str, torch.Tensor] = {}
     for index, one in enumerate(passes):
         with engine.accumulation(session.model.wrapped, is_last=index == len(passes) - 1):
-            losses = session.objective.losses(session.model, one.batch.to(engine.device))
-            engine.backward(losses.total * (one.weight * scale))
+            with phases.phase("forward"):
+                losses = session.objective.losses(session.model, one.batch.to(engine.device))
+            with phases.phase("backward"):
+                engine.backward(losses.total * (one.weight * scale))
         total += losses.total.detach() * one.weight
         for name, value in losses.sums.items():
             sums[name] = sums.get(name, 0) + value.detach().double() * one.weight

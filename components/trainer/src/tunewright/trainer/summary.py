@@ -93,11 +93,15 @@ def determinism_record(on_gpu: bool, num_processes: int) -> dict[str, Any]:
 
 
 def _not_deterministic(on_gpu: bool, num_processes: int) -> list[str]:
+    import torch
+
     words = [
         f"another number of processes than {num_processes} adds up gradients in another order: the last bits differ",
         "another CPU model, number of threads or version of torch may round differently",
     ]
-    if on_gpu:
+    if not torch.are_deterministic_algorithms_enabled():
+        words.insert(0, "training.deterministic is false: kernels were chosen for speed, results may differ")
+    elif on_gpu:
         words.insert(
             0, "GPU kernels without a deterministic form were run with a warning: results may differ in the last bits"
         )

@@ -12,8 +12,9 @@ import functools
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
-from typing import Any, NoReturn
+from functools import cached_property
+from itertools import accumulate, chain, pairwise
+from typing import Any, NamedTuple, NoReturn
 
 from jinja2 import Environment, nodes
 from jinja2.nodes import EvalContext
@@ -21,7 +22,7 @@ from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from tunewright.dataset_cacher.chat.conversations import Conversation
-from tunewright.dataset_cacher.chat.masking import ANSWERER, Masker, Rendered, Rule, TrainOn, Unmaskable
+from tunewright.dataset_cacher.chat.masking import ANSWERER, CharSpan, Masker, Rendered, Rule, TrainOn, Unmaskable
 from tunewright.dataset_cacher.chat.rendering import Renderer, RenderingFailed, make_environment
 
 MAX_SKELETONS = 4096
@@ -100,7 +101,31 @@ def _text_of(value: object) -> str:
     raise ContentInspected
 
 
-@dataclass(frozen=True)
+class Frame(NamedTuple):
+    """The fixed text of a conversation, measured in bytes."""
+
+    num_bytes: int
+    bounds: tuple[int, ...]
+    """Four numbers for each span of what is trained: for its start the bytes of fixed text before it and the slots
+    before it, and the same for its end."""
+
+
+def frame_of(text: str, spans: Sequence[CharSpan]) -> Frame:
+    """The frame of a text without slots."""
+    return _measured(text, [(start, 0, end, 0) for start, end in spans])
+
+
+def _measured(fixed: str, spans: Sequence[tuple[int, int, int, int]]) -> Frame:
+    if fixed.isascii():
+        return Frame(len(fixed), tuple(chain.from_iterable(spans)))
+    places = sorted({place for start, _, end, _ in spans for place in (start, end)})
+    pieces = (len(fixed[start:end].encode()) for start, end in pairwise([0, *places]))
+    in_bytes = dict(zip(places, accumulate(pieces), strict=True))
+    bounds = ((in_bytes[start], slots, in_bytes[end], last) for start, slots, end, last in spans)
+    return Frame(len(fixed.encode()), tuple(chain.from_iterable(bounds)))
+
+
+@dataclass(frozen=True, eq=False)
 class Skeleton:
     """What a template renders of the conversations with certain roles."""
 
@@ -113,16 +138,50 @@ class Skeleton:
     spans: tuple[tuple[int, int, int, int], ...]
     """What is trained: for start and end, the characters of fixed text before it, and the slots before it."""
 
-    def render(self, contents: Sequence[str]) -> Rendered:
-        """As the template and the masker would, given the contents of all messages."""
-        parts, before, position = [self.literals[0]], [0], 0
-        for (number, is_stripped), literal in zip(self.slots, self.literals[1:], strict=True):
-            content = contents[number].strip() if is_stripped else contents[number]
-            parts += content, literal
-            position += len(content)
-            before.append(position)
-        spans = [(fixed + before[slots], end + before[end_slots]) for fixed, slots, end, end_slots in self.spans]
-        return Rendered("".join(parts), tuple([span for span in spans if span[0] < span[1]]))
+    def fill(self, contents: list[str]) -> Filled:
+        """The text, given the contents of all messages."""
+        if len(contents) != len(self.slots) or not self._takes_all:
+            contents = [contents[number].strip() if strips else contents[number] for number, strips in self.slots]
+        pieces = self._pieces.copy()
+        pieces[1::2] = contents
+        return Filled("".join(pieces), self, contents)
+
+    @cached_property
+    def frame(self) -> Frame:
+        """Its fixed texts and its spans in bytes."""
+        return _measured("".join(self.literals), self.spans)
+
+    @cached_property
+    def _takes_all(self) -> bool:
+        """Whether the contents of all messages go into the slots as they are, in their order."""
+        return self.slots == tuple((number, False) for number in range(len(self.slots)))
+
+    @cached_property
+    def _pieces(self) -> list[str]:
+        """The fixed texts, with a place for each slot between them."""
+        pieces = [""] * (2 * len(self.slots) + 1)
+        pieces[::2] = self.literals
+        return pieces
+
+
+class Filled(NamedTuple):
+    """A conversation as text, as it came about: a skeleton with contents in its slots."""
+
+    text: str
+    skeleton: Skeleton
+    contents: Sequence[str]
+    """Of each slot."""
+
+    @property
+    def spans(self) -> tuple[CharSpan, ...]:
+        """What counts in the loss, in order, without overlap."""
+        before = [0, *accumulate(map(len, self.contents))]
+        found = [(start + before[slots], end + before[last]) for start, slots, end, last in self.skeleton.spans]
+        return tuple([span for span in found if span[0] < span[1]])
+
+
+Text = Rendered | Filled
+"""A conversation as text, with what counts in the loss."""
 
 
 class SkeletonRenderer:
@@ -133,29 +192,43 @@ class SkeletonRenderer:
         self._skeletons: dict[object, Skeleton | None] = {}
         self._tracer: _Tracer | None = _Tracer.of(renderer, special_tokens)
 
-    def render(self, conversation: Conversation, train_on: TrainOn) -> Rendered:
+    def render(self, conversation: Conversation, train_on: TrainOn) -> Text:
         """Text and spans of `conversation`. Raises RenderingFailed, and Unmaskable where spans cannot be told."""
         messages = conversation.messages
         contents: list[Any] = [message.get("content") for message in messages if len(message) == 2]
         if self._tracer is None or len(contents) < len(messages) or None in contents or conversation.tools:
             return self._masker.render(conversation, train_on)
-        empty = tuple([number for number, content in enumerate(contents) if not content]) if "" in contents else ()
-        key = (train_on, conversation.untrained, empty, *[message["role"] for message in messages])
+        key = _key_of([message["role"] for message in messages], contents, conversation.untrained, train_on)
         if key not in self._skeletons and len(self._skeletons) < MAX_SKELETONS:
             self._skeletons[key] = self._trace(self._tracer, conversation, train_on)
         skeleton = self._skeletons.get(key)
-        return self._masker.render(conversation, train_on) if skeleton is None else skeleton.render(contents)
+        return self._masker.render(conversation, train_on) if skeleton is None else skeleton.fill(contents)
+
+    def fill(self, roles: Sequence[str], contents: list[str], train_on: TrainOn) -> Filled | None:
+        """The same for messages of these roles and contents and nothing else, where their skeleton is known by now."""
+        skeleton = self._skeletons.get(_key_of(roles, contents, _NONE, train_on))
+        return None if skeleton is None else skeleton.fill(contents)
 
     def _trace(self, tracer: _Tracer, conversation: Conversation, train_on: TrainOn) -> Skeleton | None:
         """The skeleton of conversations like this one, if there is one: tried on this one before it is believed."""
         skeleton = tracer.trace(conversation, train_on)
         if skeleton is None:
             return None
-        found = skeleton.render([message["content"] for message in conversation.messages])
+        found = skeleton.fill([message["content"] for message in conversation.messages])
         try:
-            return skeleton if found == self._masker.render(conversation, train_on) else None
+            expected = self._masker.render(conversation, train_on)
+            return skeleton if (found.text, found.spans) == expected else None
         except (RenderingFailed, Unmaskable):
             return None
+
+
+_NONE: frozenset[int] = frozenset()
+
+
+def _key_of(roles: Sequence[str], contents: Sequence[str], untrained: frozenset[int], train_on: TrainOn) -> object:
+    """What a skeleton depends on: all that a template may know of a conversation without looking at its contents."""
+    empty = tuple([number for number, content in enumerate(contents) if not content]) if "" in contents else ()
+    return (train_on, untrained, empty, *roles)
 
 
 class _Tracer:

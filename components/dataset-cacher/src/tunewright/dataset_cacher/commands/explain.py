@@ -16,7 +16,7 @@ from tunewright.contracts.experiment_file import find_home, find_project_root
 from tunewright.contracts.files import json_text
 from tunewright.contracts.rundir import RunDir
 from tunewright.contracts.spec import digest_of
-from tunewright.dataset_cacher.commands.options import as_json, cache_root, load, open_store
+from tunewright.dataset_cacher.commands.options import as_json, cache_root, load, open_store, stage_option
 from tunewright.dataset_cacher.explaining import explain_keys
 
 
@@ -33,9 +33,12 @@ class _Side:
     "--set", "assignments", multiple=True, metavar="A.B=VALUE",
     help="Set one value of the experiment, of OTHER where both are experiments; repeatable.",
 )  # fmt: skip
+@stage_option
 @cache_root
 @as_json
-def explain(first: str, other: str, assignments: tuple[str, ...], cache_root: str | None, as_json: bool) -> None:
+def explain(
+    first: str, other: str, assignments: tuple[str, ...], stage: str | None, cache_root: str | None, as_json: bool
+) -> None:
     """Say what makes the digests of two datasets differ.
 
     Each is a digest (six of its digits are enough), an experiment file, a run, or the path of a run's `dataset.json`,
@@ -43,8 +46,8 @@ def explain(first: str, other: str, assignments: tuple[str, ...], cache_root: st
     """
     if assignments and not (_is_experiment(first) or _is_experiment(other)):
         raise UsageError("--set: neither of the two is an experiment file")
-    mine = _read_side(first, () if _is_experiment(other) else assignments, cache_root)
-    theirs = _read_side(other, assignments, cache_root)
+    mine = _read_side(first, () if _is_experiment(other) else assignments, stage, cache_root)
+    theirs = _read_side(other, assignments, stage, cache_root)
     differences = explain_keys(mine.key, theirs.key)
     if as_json:
         document = {
@@ -66,12 +69,12 @@ def _is_experiment(side: str) -> bool:
     return side.endswith(".toml")
 
 
-def _read_side(side: str, assignments: tuple[str, ...], cache_root: str | None) -> _Side:
+def _read_side(side: str, assignments: tuple[str, ...], stage: str | None, cache_root: str | None) -> _Side:
     path = Path(side)
     if _is_experiment(side):
         from tunewright.dataset_cacher.commands.prepare import provide_experiment
 
-        provided = provide_experiment(load(path, assignments), cache_root, plan_only=True)
+        provided = provide_experiment(load(path, assignments, stage), cache_root, plan_only=True)
         return _Side(provided.dataset.digest, provided.key)
     if path.is_dir():
         path = next((one for one in (path / MANIFEST_FILE, RunDir(path).dataset) if one.is_file()), path)

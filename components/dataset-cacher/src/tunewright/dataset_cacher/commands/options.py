@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from tunewright.contracts.datasets import DatasetManifest, read_manifest
+from tunewright.contracts.errors import UsageError
 from tunewright.contracts.experiment_file import (
     LoadedExperiment,
     find_cache_root,
@@ -27,6 +28,7 @@ cache_root = click.option(
     help="Where caches are: a directory, s3:// or gs://; $TUNEWRIGHT_CACHE_ROOT, else $TUNEWRIGHT_HOME/datasets.",
 )
 paranoid = click.option("--paranoid", is_flag=True, help="Read every source again, whatever is remembered of it.")
+stage_option = click.option("--stage", metavar="NAME", help="The stage, where EXPERIMENT has `[[stages]]`.")
 digest_argument = click.argument("digest")
 html_page = click.option(
     "--html", "page", type=click.Path(path_type=Path), help="Write one self-contained page to this file instead."
@@ -41,9 +43,13 @@ def experiment_options(command: Command) -> Command:
     return click.argument("experiment", type=click.Path(path_type=Path))(command)
 
 
-def load(experiment: Path, assignments: tuple[str, ...]) -> LoadedExperiment:
-    """The experiment with its assignments."""
-    return load_experiment(experiment, assignments)
+def load(experiment: Path, assignments: tuple[str, ...], stage: str | None = None) -> LoadedExperiment:
+    """The experiment with its assignments. Raises UsageError where it has stages and none is chosen."""
+    loaded = load_experiment(experiment, assignments, stage)
+    if stage is None and loaded.stage is not None:
+        hint = f"for example: --stage {loaded.stage.name}"
+        raise UsageError(f"{experiment}: has stages, and each has its dataset: choose one with --stage", hint)
+    return loaded
 
 
 def root_of(cache_root: str | None, loaded: LoadedExperiment | None = None) -> str:

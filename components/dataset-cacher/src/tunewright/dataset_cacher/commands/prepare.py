@@ -19,6 +19,7 @@ from tunewright.dataset_cacher.commands.options import (
     load,
     paranoid,
     root_of,
+    stage_option,
 )
 from tunewright.dataset_cacher.provide import LOCAL, Means, Provided, provide_dataset
 from tunewright.dataset_cacher.quick_hits import print_answer, remember
@@ -30,6 +31,7 @@ QUICK_SECONDS = 1.0
 
 @click.command()
 @experiment_options
+@stage_option
 @cache_root
 @paranoid
 @click.option("--executor", type=click.Choice(["local", "ray"]), default="local", show_default=True,
@@ -39,6 +41,7 @@ QUICK_SECONDS = 1.0
 def prepare(
     experiment: Path,
     assignments: tuple[str, ...],
+    stage: str | None,
     cache_root: str | None,
     paranoid: bool,
     executor: Literal["local", "ray"],
@@ -47,7 +50,7 @@ def prepare(
 ) -> None:
     """Prepare the dataset of EXPERIMENT, or find it where it was prepared before. Prints its digest."""
     started = time.monotonic()
-    loaded = load(experiment, assignments)
+    loaded = load(experiment, assignments, stage)
     provided = provide_experiment(loaded, cache_root, False, paranoid, Means(executor, processes))
     document, seconds = {**provided.dataset.to_document(), "hit": provided.is_hit}, time.monotonic() - started
     print_answer(document, seconds, as_json)
@@ -59,12 +62,21 @@ def prepare(
 
 @click.command()
 @experiment_options
+@stage_option
 @cache_root
 @paranoid
 @as_json
-def key(experiment: Path, assignments: tuple[str, ...], cache_root: str | None, paranoid: bool, as_json: bool) -> None:
+def key(
+    experiment: Path,
+    assignments: tuple[str, ...],
+    stage: str | None,
+    cache_root: str | None,
+    paranoid: bool,
+    as_json: bool,
+) -> None:
     """Show the digest of EXPERIMENT's dataset. With `--json` also everything it covers. Writes nothing."""
-    provided = provide_experiment(load(experiment, assignments), cache_root, plan_only=True, is_paranoid=paranoid)
+    loaded = load(experiment, assignments, stage)
+    provided = provide_experiment(loaded, cache_root, plan_only=True, is_paranoid=paranoid)
     if as_json:
         is_prepared = provided.is_hit
         document = {"digest": provided.dataset.digest, "prepared": is_prepared, "key": provided.key}
@@ -82,12 +94,12 @@ def provide_experiment(
 ) -> Provided:
     """The dataset of an experiment; with `plan_only`, only named."""
     # The weights do not decide the tokens: their digest would only cost time.
-    model = resolve_model(loaded.spec.model, loaded.project_root, loaded.home, with_digest=False)
+    model = resolve_model(loaded.dataset_model, loaded.project_root, loaded.home, with_digest=False)
     request = DatasetRequest(
         dataset=loaded.spec.dataset,
         tokenizer=model.name_or_path,
         tokenizer_revision=model.revision,
-        chat_template=loaded.spec.model.chat_template,
+        chat_template=loaded.dataset_model.chat_template,
         seed=loaded.spec.seed,
         project_root=str(loaded.project_root),
         plan_only=plan_only,

@@ -64,7 +64,7 @@ def show(
         click.echo("".join(lines), nl=False)
     else:
         for number, one in rows:
-            _print_row(number, one, tokenizer, with_tokens, color)
+            _print_row(manifest, number, one, tokenizer, with_tokens, color)
 
 
 def _write_page(
@@ -75,19 +75,21 @@ def _write_page(
     from tunewright.dataset_cacher.views.showing import tokens_of
 
     shown = [(number, row, tokens_of(row, tokenizer)) for number, row in rows]
-    write_page(path, render_rows(manifest.digest, shown, with_ids))
+    write_page(path, render_rows(manifest.digest, shown, with_ids, manifest.sequences_per_example))
     click.echo(f"{path}: written", err=True)
 
 
 def _document(
     manifest: DatasetManifest, number: int, row: CachedRow, tokenizer: Tokenizer, with_tokens: bool
 ) -> dict[str, Any]:
+    from tunewright.dataset_cacher.chat.pairs import side_of
     from tunewright.dataset_cacher.views.showing import parts_of, tokens_of
 
-    parts = parts_of(row, tokenizer)
+    parts, side = parts_of(row, tokenizer), side_of(number, manifest.sequences_per_example)
     document = {
         "digest": manifest.digest,
         "row": number,
+        **({} if side is None else {"side": side}),
         "source": row.source,
         "source_row": row.row,
         "input_ids": row.ids.tolist(),
@@ -103,9 +105,15 @@ def _document(
 
 
 def _print_row(
-    number: int, row: CachedRow, tokenizer: Tokenizer, with_tokens: bool, color: Literal["auto", "always", "never"]
+    manifest: DatasetManifest,
+    number: int,
+    row: CachedRow,
+    tokenizer: Tokenizer,
+    with_tokens: bool,
+    color: Literal["auto", "always", "never"],
 ) -> None:
     """The row's text on stdout, what it is on stderr. What a terminal would obey in a text is only drawn there."""
+    from tunewright.dataset_cacher.chat.pairs import side_of
     from tunewright.dataset_cacher.views.showing import without_controls
 
     is_coloured = color == "always" or (color == "auto" and sys.stdout.isatty())
@@ -113,7 +121,8 @@ def _print_row(
     text = (_token_text if with_tokens else _part_text)(row, tokenizer, is_coloured, clean)
     click.echo(text, color=True)  # whether there are colours is decided: click would take them out of a pipe
     trained = int(row.spans[1::2].sum()) - int(row.spans[::2].sum())
-    where = f"row {row.row} of dataset.mix[{row.source}]"
+    side = side_of(number, manifest.sequences_per_example)
+    where = f"{'' if side is None else f'{side} of '}row {row.row} of dataset.mix[{row.source}]"
     click.echo(f"row {number} ({where}): {len(row.ids)} tokens, {trained} of them trained", err=True)
 
 

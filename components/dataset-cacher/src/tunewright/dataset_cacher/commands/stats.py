@@ -55,32 +55,36 @@ def _print_tables(manifest: DatasetManifest, statistics: dict[str, Any]) -> None
         console = Console(highlight=False, markup=False, width=200)
     template = (manifest.key.get("chat_template") or {}).get("name", "unknown")
     console.print(f"{manifest.digest[:12]}  template {template}, ids {manifest.id_type}")
-    console.print(_sources_table(statistics))
+    console.print(_sources_table(statistics, manifest.sequences_per_example))
     console.print(f"tokens a row: {lengths_text(statistics['length_tokens'])}")
     for line in _histogram(statistics["length_histogram"]):
         console.print(line)
     console.print(_packing_line(statistics))
+    for side, numbers in statistics.get("sides", {}).items():
+        console.print(_side_line(side, numbers, statistics["rows"] // manifest.sequences_per_example))
 
 
-def _sources_table(statistics: dict[str, Any]) -> Any:
+def _sources_table(statistics: dict[str, Any], sequences_per_example: int) -> Any:
+    """Of preference pairs, pairs are counted, as they are in the source."""
     from rich.table import Table
 
     table = Table(box=None)
     table.add_column("source")
     table.add_column("format")
-    for name in ("rows", "of", "repeated", "tokens", "trained", "cut"):
+    for name in ("rows" if sequences_per_example == 1 else "pairs", "of", "repeated", "tokens", "trained", "cut"):
         table.add_column(name, justify="right")
     table.add_column("dropped")
     for index, source in enumerate(statistics["sources"]):
-        table.add_row(*_counts(f"mix[{index}]", source))
+        table.add_row(*_counts(f"mix[{index}]", source, sequences_per_example))
     if len(statistics["sources"]) > 1:
-        table.add_row(*_counts("all", statistics))
+        table.add_row(*_counts("all", statistics, sequences_per_example))
     return table
 
 
-def _counts(name: str, source: Mapping[str, Any]) -> list[str]:
+def _counts(name: str, source: Mapping[str, Any], sequences_per_example: int) -> list[str]:
     dropped = ", ".join(f"{count:,} {reason}" for reason, count in source["dropped"].items()) or "0"
-    numbers = (source["rows"], source.get("rows_available"), source.get("rows_repeated"), source["tokens"])
+    num_rows = source["rows"] // sequences_per_example
+    numbers = (num_rows, source.get("rows_available"), source.get("rows_repeated"), source["tokens"])
     share = f"{source['trained_tokens'] / source['tokens']:.1%}" if source["tokens"] else "-"
     texts = ["" if number is None else f"{number:,}" for number in numbers]
     return [name, source.get("format", ""), *texts, share, f"{source['truncated']:,}", dropped]
@@ -97,6 +101,12 @@ def _histogram(ranges: Sequence[Mapping[str, int]]) -> list[str]:
 def _bar(share: float) -> str:
     cells, eighths = divmod(round(share * _BAR_CELLS * 8), 8)
     return "█" * cells + _EIGHTHS[eighths].strip()
+
+
+def _side_line(side: str, numbers: Mapping[str, int], num_pairs: int) -> str:
+    mean = numbers["trained_tokens"] / num_pairs
+    counts = f"{numbers['tokens']:,} tokens, {numbers['trained_tokens']:,} of them trained"
+    return f"{side:>8}: {counts} (mean {mean:,.1f}), {numbers['truncated']:,} cut"
 
 
 def _packing_line(statistics: Mapping[str, Any]) -> str:

@@ -50,6 +50,9 @@ def export_cache(
         raise UsageError(f"--to {target}: there is no directory {target.parent}")
     if target.is_dir():
         raise UsageError(f"--to {target}: is a directory that exists", "give a name that is not taken")
+    if export_format == "olmo" and manifest.sequences_per_example > 1:
+        words = f"--format olmo: {manifest.digest[:12]} holds preference pairs, which OLMo-core's memory maps cannot"
+        raise UsageError(words, "jsonl, parquet and hf keep them: of each pair the chosen row, then the rejected one")
     write, is_directory = _writers()[export_format]
     if is_directory and target.exists():
         raise UsageError(f"--to {target}: is a file that exists", "give a name that is not taken")

@@ -55,7 +55,7 @@ class EncodedSource:
         self._spans = RaggedFile(parts, "spans", np.dtype(np.uint32))
 
     def read(self, places: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[np.uint32], NDArray[np.uint32]]:
-        """Tokens of the sequences at `places` one behind the other, their spans, and how many numbers are each one's."""
+        """Tokens of the sequences at `places` one behind the other, their spans, and how many numbers each has."""
         num_bounds = self._num_bounds[places]
         return (
             self._ids.read(self._first_id[places], self.lengths[places]),
@@ -161,7 +161,8 @@ def _read_mixed(
 ) -> tuple[NDArray[Any], NDArray[np.uint32], NDArray[np.uint32]]:
     """Sequences of any sources: each source is read once, then all are put into their order."""
     by_source = np.argsort(numbers, kind="stable")
-    read = [sources[number].read(places[by_source[numbers[by_source] == number]]) for number in np.unique(numbers)]
+    there = np.flatnonzero(np.bincount(numbers)).tolist()
+    read = [sources[number].read(places[by_source[numbers[by_source] == number]]) for number in there]
     if len(read) == 1:
         only: tuple[NDArray[Any], NDArray[np.uint32], NDArray[np.uint32]] = read[0]
         return only

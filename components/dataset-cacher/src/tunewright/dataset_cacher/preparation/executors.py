@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 PARTS_PER_PROCESS = 4
 """Fewer are encoded sooner than another process is started."""
 
+PARTS_OF_SEVERAL = 2 * PARTS_PER_PROCESS
+"""From so many parts on more than one process encodes, where there is more than one core."""
+
 _QUEUED_PER_PROCESS = 3
 _PR_SET_PDEATHSIG = 1
 """From Linux's <sys/prctl.h>: the signal a process gets when its parent ends."""

@@ -30,7 +30,7 @@ def _status_of(reason: str) -> int:
 def _are_equal(encoded: EncodedRows) -> NDArray[np.bool_]:
     """Whether both sequences of a pair are the same tokens. Shape (pairs,)."""
     firsts, lengths = starts_of(encoded.lengths)[::2], encoded.lengths[::2]
-    equal = lengths == encoded.lengths[1::2]
+    equal: NDArray[np.bool_] = lengths == encoded.lengths[1::2]
     for pair in np.flatnonzero(equal).tolist():
         middle = int(firsts[pair]) + int(lengths[pair])
         chosen, rejected = encoded.ids[firsts[pair] : middle], encoded.ids[middle : middle + int(lengths[pair])]

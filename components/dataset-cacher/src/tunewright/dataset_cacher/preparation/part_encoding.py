@@ -9,19 +9,26 @@ import numpy as np
 import orjson
 from tokenizers import Tokenizer
 
+from tunewright.contracts.dataset_plugins import Row
 from tunewright.contracts.errors import BrokenPlugin, Problem
 from tunewright.dataset_cacher.chat.masking import Masker, Rendered, Unmaskable
 from tunewright.dataset_cacher.chat.rendering import Renderer, RenderingFailed
-from tunewright.dataset_cacher.chat.skeletons import SkeletonRenderer
+from tunewright.dataset_cacher.chat.skeletons import SkeletonRenderer, Text
 from tunewright.dataset_cacher.inputs import Inputs
 from tunewright.dataset_cacher.preparation.drops import TEMPLATE_UNMASKABLE
 from tunewright.dataset_cacher.preparation.keeping import statuses_of
 from tunewright.dataset_cacher.preparation.parts import DROP_REASONS, FIRST_DROP, KEPT, NOT_TAKEN, EncodedPart, PartTask
-from tunewright.dataset_cacher.reading.readers import place_of, read_part
-from tunewright.dataset_cacher.reading.rows import RowReader, make_row_reader
+from tunewright.dataset_cacher.reading.readers import BadRow, place_of, read_part
+from tunewright.dataset_cacher.reading.rows import QuickReader, RowReader, make_quick_reader, make_row_reader
 from tunewright.dataset_cacher.tokens.encoding import EncodedRows, Encoder, load_tokenizer, special_tokens_of
 from tunewright.dataset_cacher.tokens.engines import REFERENCE, FastEngine, ReferenceEngine
-from tunewright.dataset_cacher.tokens.self_check import Checked, EngineDiffers, adversarial_texts, check_engine
+from tunewright.dataset_cacher.tokens.self_check import (
+    Checked,
+    EngineDiffers,
+    adversarial_texts,
+    beginning_of,
+    check_engine,
+)
 
 CHUNK_ROWS = 2048
 CHUNK_CHARACTERS = 1 << 20
@@ -30,12 +37,15 @@ CHUNK_CHARACTERS = 1 << 20
 CHECKED_ROWS = 2
 """Rows of each part that are also rendered by the template and encoded by the reference."""
 
+CHECKED_CHARACTERS = 1 << 11
+"""Of each of them so many are encoded a second time: the reference is slow, and some rows are very long."""
+
 SHOWN_PROBLEMS = 5
 
 OnRows = Callable[[int, int], None]
 """Told how many more rows and tokens are encoded."""
 
-Numbered = tuple[int, Rendered]
+Numbered = tuple[int, Text]
 """A conversation as text, with its number in the part: its row's index, times the conversations that a row gives."""
 
 
@@ -66,16 +76,24 @@ class Tools:
         max_length_tokens = inputs.request.dataset.max_length_tokens
         return cls(tokenizer, encoder, reference, masker, skeletons, special_tokens, max_length_tokens)
 
-    def encode(self, rendered: Sequence[Rendered]) -> EncodedRows:
+    def encode(self, texts: Sequence[Text]) -> EncodedRows:
         """Rows of texts."""
-        return self.encoder.encode(rendered, self.max_length_tokens)
+        return self.encoder.encode(texts, self.max_length_tokens)
 
-    def check(self, rendered: Sequence[Rendered] | None = None) -> Checked:
+    def check(self, texts: Sequence[Text] | None = None) -> Checked:
         """Compare the engine with the reference, on adversarial texts if none are given. Raises EngineDiffers."""
         if self.encoder is self.reference:
             return Checked()
-        texts = adversarial_texts(self.special_tokens) if rendered is None else rendered
-        return check_engine(self.encoder, self.reference, texts, self.max_length_tokens)
+        chosen = adversarial_texts(self.special_tokens) if texts is None else texts
+        return check_engine(self.encoder, self.reference, chosen, self.max_length_tokens)
+
+
+@dataclass(frozen=True)
+class Readers:
+    """What reads the rows of a source."""
+
+    thorough: RowReader
+    quick: QuickReader | None
 
 
 class PartEncoder:
@@ -84,17 +102,17 @@ class PartEncoder:
     def __init__(self, inputs: Inputs, tools: Tools) -> None:
         self.inputs = inputs
         self._tools = tools
-        self._readers: dict[int, RowReader] = {}
+        self._readers: dict[int, Readers] = {}
 
     def encode(self, task: PartTask, on_rows: OnRows = lambda rows, tokens: None) -> EncodedPart:
         """The rows that the task wants. After the first bad row the others are only looked at.
 
         Raises EngineDiffers where a row that is compared is not what the reference makes of it.
         """
-        part = _PartInWork(self.inputs, self._tools, self._reader_of(task.source), task)
+        part = _PartInWork(self.inputs, self._tools, self._readers_of(task.source), task)
         encoded, per_row = [], self.inputs.sequences_per_example
         for chunk in part.chunks():
-            rows = self._tools.encode([rendered for _, rendered in chunk])
+            rows = self._tools.encode([text for _, text in chunk])
             part.check(chunk)
             statuses = statuses_of(rows, per_row)
             part.status[[number // per_row for number, _ in chunk[::per_row]]] = statuses
@@ -106,34 +124,36 @@ class PartEncoder:
         kept = EncodedRows.concatenate(encoded)
         return EncodedPart(part.status, kept, part.num_problems, tuple(part.first_problems))
 
-    def _reader_of(self, source: int) -> RowReader:
+    def _readers_of(self, source: int) -> Readers:
         if source not in self._readers:
-            self._readers[source] = make_row_reader(self.inputs.sources[source])
+            found = self.inputs.sources[source]
+            self._readers[source] = Readers(make_row_reader(found), make_quick_reader(found))
         return self._readers[source]
 
 
 class _PartInWork:
     """What is known of a part while its rows go by."""
 
-    def __init__(self, inputs: Inputs, tools: Tools, reader: RowReader, task: PartTask) -> None:
+    def __init__(self, inputs: Inputs, tools: Tools, readers: Readers, task: PartTask) -> None:
         self.status = np.full(task.part.num_rows, NOT_TAKEN, dtype=np.uint8)
         self.num_problems = 0
         self.first_problems: list[Problem] = []
         self._tools = tools
         self._task = task
-        self._reader = reader
+        self._readers = readers
         self._source = inputs.sources[task.source]
         self._template = inputs.template.name
         self._per_row = inputs.sequences_per_example
-        self._to_check: list[Numbered] = []
+        self._to_check: list[tuple[int, Rendered]] = []
 
     def chunks(self) -> Iterator[list[Numbered]]:
         """The wanted rows as text, as many together as are encoded at once: a row's conversations are not parted."""
         chunk: list[Numbered] = []
         characters = 0
-        for row in self._rendered():
-            chunk += row
-            characters += sum([len(rendered.text) for _, rendered in row])
+        for texts in self._texts():
+            chunk += texts
+            for _, text in texts:
+                characters += len(text.text)
             if len(chunk) >= CHUNK_ROWS or characters >= CHUNK_CHARACTERS:
                 yield chunk
                 chunk, characters = [], 0
@@ -144,29 +164,22 @@ class _PartInWork:
         """Compare what is to be compared and is in `chunk` with the reference."""
         if self._tools.encoder is self._tools.reference or not self._to_check:
             return
-        rendered = dict(chunk)
+        texts = dict(chunk)
         for number, expected in self._to_check:
-            if rendered[number] != expected:
-                raise EngineDiffers(f"rendered without the template: {rendered[number].text[:80]!r}")
-        self._tools.check([one for _, one in self._to_check])
+            if (texts[number].text, texts[number].spans) != expected:
+                raise EngineDiffers(f"rendered without the template: {texts[number].text[:80]!r}")
+        self._tools.check([beginning_of(one, CHECKED_CHARACTERS) for _, one in self._to_check])
         self._to_check.clear()
 
-    def _rendered(self) -> Iterator[list[Numbered]]:
-        file, is_wanted = self._source.files[self._task.file], self._task.is_wanted
-        train_on, render = self._source.spec.train_on, self._tools.renderer.render
-        num_rendered = 0
-        for index, (number, content) in enumerate(read_part(file, self._task.part)):
-            if index >= len(self.status):  # more rows than were counted: the file changed, which is found later
-                return
-            if is_wanted is not None and not is_wanted[index]:
-                continue
+    def _texts(self) -> Iterator[list[Numbered]]:
+        """The texts of each wanted row. After the first row that cannot be used the others are only looked at."""
+        num_checked = 0
+        for index, number, content in self._wanted_rows():
             try:
-                conversations = self._reader(content)
-                rendered = [render(one, train_on) for one in conversations]
-                if num_rendered < CHECKED_ROWS and not self.num_problems:
-                    expected = [self._tools.masker.render(one, train_on) for one in conversations]
-                    self._to_check += enumerate(expected, index * self._per_row)
-                    num_rendered += 1
+                texts = self._read(content)
+                if num_checked < CHECKED_ROWS and not self.num_problems:
+                    self._to_check += enumerate(self._expected(content), index * self._per_row)
+                    num_checked += 1
             except BrokenPlugin:  # a ValueError too, but no fault of the row
                 raise
             except RenderingFailed as error:
@@ -177,7 +190,29 @@ class _PartInWork:
                 self._add_problem(number, f"format `{self._source.format.name}`: {error}")
             else:
                 if not self.num_problems:
-                    yield list(enumerate(rendered, index * self._per_row))
+                    yield list(enumerate(texts, index * self._per_row))
+
+    def _wanted_rows(self) -> Iterator[tuple[int, int, Row | BadRow]]:
+        """Index in the part, number for messages, content."""
+        file, is_wanted = self._source.files[self._task.file], self._task.is_wanted
+        # There are more than were counted where the file has changed, which is found later.
+        for index, (number, content) in zip(range(len(self.status)), read_part(file, self._task.part), strict=False):
+            if is_wanted is None or is_wanted[index]:
+                yield index, number, content
+
+    def _read(self, content: Row | BadRow) -> Sequence[Text]:
+        """The texts of one row: where a look is enough, without a conversation made in between."""
+        train_on, renderer = self._source.spec.train_on, self._tools.renderer
+        if self._readers.quick is not None and not isinstance(content, BadRow):
+            plain = self._readers.quick(content)
+            filled = None if plain is None else renderer.fill(*plain, train_on)
+            if filled is not None:
+                return (filled,)
+        return [renderer.render(one, train_on) for one in self._readers.thorough(content)]
+
+    def _expected(self, content: Row | BadRow) -> list[Rendered]:
+        """The same by the template itself."""
+        return [self._tools.masker.render(one, self._source.spec.train_on) for one in self._readers.thorough(content)]
 
     def _add_problem(self, number: int, message: str) -> None:
         self.num_problems += 1

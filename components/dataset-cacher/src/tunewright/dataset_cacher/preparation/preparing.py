@@ -15,8 +15,8 @@ from tunewright.contracts.files import json_text
 from tunewright.dataset_cacher.inputs import CACHE_FORMAT_VERSION, Inputs, SourceInputs
 from tunewright.dataset_cacher.preparation.assembling import CacheOrder, EncodedSource, write_shards
 from tunewright.dataset_cacher.preparation.drops import check_dropped
-from tunewright.dataset_cacher.preparation.executors import MakeExecutor, PartReport, PartWorker
-from tunewright.dataset_cacher.preparation.packing import pack
+from tunewright.dataset_cacher.preparation.executors import PARTS_OF_SEVERAL, MakeExecutor, PartReport, PartWorker
+from tunewright.dataset_cacher.preparation.packing import pack_examples
 from tunewright.dataset_cacher.preparation.part_encoding import SHOWN_PROBLEMS, PartEncoder, Tools
 from tunewright.dataset_cacher.preparation.parts import PartStore, PartTask
 from tunewright.dataset_cacher.preparation.progress import Progress
@@ -25,7 +25,7 @@ from tunewright.dataset_cacher.preparation.shards import ShardWriter, write_pack
 from tunewright.dataset_cacher.preparation.statistics import STATISTICS_FILE, Tally, statistics_of, total
 from tunewright.dataset_cacher.reading.opening import signature_of
 from tunewright.dataset_cacher.reading.scans import Scan
-from tunewright.dataset_cacher.tokens.engines import ENGINE_VARIABLE, FAST, REFERENCE, wanted_engine
+from tunewright.dataset_cacher.tokens.engines import ENGINE_VARIABLE, FAST, REFERENCE, limit_threads, wanted_engine
 from tunewright.dataset_cacher.tokens.self_check import Checked, EngineDiffers
 from tunewright.dataset_cacher.tokens.tokenizer_files import TOKENIZER_FILE
 
@@ -75,6 +75,7 @@ def prepare_cache(work: Work, directory: Path) -> DatasetManifest:
     tasks = [
         list(tasks_of(scans, index, one)) for index, (scans, one) in enumerate(zip(work.scans, selections, strict=True))
     ]
+    limit_threads(is_one_of_several=sum(map(len, tasks)) >= PARTS_OF_SEVERAL)
     tools, checked = _choose_tools(work)
     try:
         _encode(work, tasks, tools)
@@ -84,7 +85,7 @@ def prepare_cache(work: Work, directory: Path) -> DatasetManifest:
         _encode(work, tasks, tools)
     _check_unchanged(work.inputs)
     sources = [
-        EncodedSource(selection, mine, work.store, tools.encoder.id_type)
+        EncodedSource(selection, mine, work.store, tools.encoder.id_type, work.inputs.sequences_per_example)
         for selection, mine in zip(selections, tasks, strict=True)
     ]
     try:
@@ -165,16 +166,17 @@ def _write_cache(
     inputs, dataset = work.inputs, work.inputs.request.dataset
     order = CacheOrder.of(sources, inputs.request.seed if dataset.shuffle else None)
     columns = order.columns(sources)
-    _check_drops(work, len(order.rows), order)
+    _check_drops(work, len(order.rows) // order.sequences_per_row, order)
     writer = ShardWriter(directory, tools.encoder.id_type)
     try:
         write_shards(writer, sources, order, columns.lengths)
         shards = writer.finish()
     finally:
         writer.abort()
-    plan = pack(columns.lengths, dataset.max_length_tokens)
+    per_example = inputs.sequences_per_example
+    plan = pack_examples(columns.lengths, dataset.max_length_tokens, per_example)
     rule = tools.masker.rule.name.lower()
-    statistics = statistics_of(columns, order.dropped, len(plan), dataset.max_length_tokens, rule)
+    statistics = statistics_of(columns, order.dropped, len(plan), dataset.max_length_tokens, rule, per_example)
     described = tuple(
         {**_source_document(source, scans, encoded.selection), **numbers}
         for source, scans, encoded, numbers in zip(
@@ -195,6 +197,7 @@ def _write_cache(
         eos_token_id=_id_of(tools, named.get("eos_token")),
         pad_token_id=_id_of(tools, named.get("pad_token")),
         rows=statistics["rows"],
+        sequences_per_example=per_example,
         tokens=statistics["tokens"],
         trained_tokens=statistics["trained_tokens"],
         dropped=statistics["dropped"],

@@ -26,6 +26,7 @@ from tunewright.dataset_cacher.preparation.executors import Executor, Note, Part
 from tunewright.dataset_cacher.preparation.part_encoding import OnRows
 from tunewright.dataset_cacher.preparation.parts import PartTask
 from tunewright.dataset_cacher.preparation.ray_worker import Answer, Job
+from tunewright.dataset_cacher.tokens.engines import FAST_THREADS_VARIABLE
 
 ADDRESS_VARIABLE = "RAY_ADDRESS"
 
@@ -254,7 +255,7 @@ def _runtime_environment(inputs: Inputs, directory: Path) -> dict[str, Any]:
         (directory / _PEX_PACKAGE).mkdir()
         (directory / _PEX_PACKAGE / archive.name).symlink_to(archive)
         modules = [str(directory / _PEX_PACKAGE), *modules]
-    variables = {"RAYON_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    variables = {"RAYON_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", FAST_THREADS_VARIABLE: "1"}
     return {"py_modules": modules, "excludes": ["__pycache__"], "env_vars": variables}
 
 

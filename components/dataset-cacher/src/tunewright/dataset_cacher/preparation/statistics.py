@@ -108,20 +108,40 @@ def statistics_of(
     """
     counts = [_Counts() for _ in dropped]
     for block in rows.blocks():
-        for source in np.unique(block.sources).tolist():
+        for source in np.flatnonzero(np.bincount(block.sources)).tolist():
             chosen = block.sources == source
             counts[source].add(block.lengths[chosen], block.trained[chosen], block.truncated[chosen])
     tallies = [one.tally(reasons) for one, reasons in zip(counts, dropped, strict=True)]
     whole, by_length = total(tallies), _sum([one.by_length for one in counts])
     numbers = [_numbers(tally, one.by_length) for tally, one in zip(tallies, counts, strict=True)]
-    room = num_packed_rows * sequences_per_example * max_length_tokens
-    document = _document(whole, by_length, num_packed_rows, max_length_tokens, mask_rule)
-    document["packing"] = ...
-    return {**document, "sources": numbers}
+    packed = _Packed(num_packed_rows, sequences_per_example * max_length_tokens)
+    sides = {"sides": _sides(rows)} if sequences_per_example == len(SIDES) else {}
+    return {
+        **_document(whole, by_length, packed, max_length_tokens, mask_rule),
+        **sides,
+        "sources": numbers,
+    }
+
+
+@dataclass(frozen=True)
+class _Packed:
+    """Packed rows of one size."""
+
+    rows: int
+    row_tokens: int
+
+
+def _sides(rows: RowColumns) -> dict[str, Any]:
+    """Chosen and rejected sequences, each for themselves: which are longer is what a reader of pairs wants to know."""
+    columns = {"tokens": rows.lengths, "trained_tokens": rows.trained, "truncated": rows.truncated}
+    return {
+        side: {name: int(values[number :: len(SIDES)].sum(dtype=np.int64)) for name, values in columns.items()}
+        for number, side in enumerate(SIDES)
+    }
 
 
 def _document(
-    whole: Tally, by_length: NDArray[np.int64], num_packed_rows: int, max_length_tokens: int, mask_rule: str
+    whole: Tally, by_length: NDArray[np.int64], packed: _Packed, max_length_tokens: int, mask_rule: str
 ) -> dict[str, Any]:
     return {
         **_numbers(whole, by_length),
@@ -129,11 +149,11 @@ def _document(
         "length_histogram": _doubling_histogram(by_length),
         "length_bins": _even_histogram(by_length),
         "packing": {
-            "row_tokens": max_length_tokens,
-            "rows": num_packed_rows,
-            "efficiency": round(packing_efficiency(whole.tokens, num_packed_rows, max_length_tokens), 6),
+            "row_tokens": packed.row_tokens,
+            "rows": packed.rows,
+            "efficiency": round(packing_efficiency(whole.tokens, packed.rows, packed.row_tokens), 6),
         },
-        "padding": _padding(whole, by_length, num_packed_rows, max_length_tokens),
+        "padding": _padding(whole, by_length, packed, max_length_tokens),
     }
 
 
@@ -181,13 +201,11 @@ def _histogram(by_length: NDArray[np.int64], edges: Sequence[int]) -> list[dict[
     return [{"from": start, "to": end - 1, "rows": int(by_length[start:end].sum())} for start, end in pairs]
 
 
-def _padding(
-    whole: Tally, by_length: NDArray[np.int64], num_packed_rows: int, max_length_tokens: int
-) -> dict[str, float]:
+def _padding(whole: Tally, by_length: NDArray[np.int64], packed: _Packed, max_length_tokens: int) -> dict[str, float]:
     """The share of padding in batches of full length, in batches as long as the longest row, and when packed."""
     places = {
         "to_max_length": whole.rows * max_length_tokens,
         "to_longest_row": whole.rows * (len(by_length) - 1),
-        "packed": num_packed_rows * max_length_tokens,
+        "packed": packed.rows * packed.row_tokens,
     }
     return {name: round(1 - whole.tokens / count, 6) if count > 0 else 0.0 for name, count in places.items()}

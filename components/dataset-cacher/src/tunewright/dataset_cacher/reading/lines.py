@@ -8,13 +8,21 @@ from collections.abc import Iterator
 from typing import IO
 
 from tunewright.dataset_cacher.reading.opening import HashedBytes, open_bytes, read_into, read_range
-from tunewright.dataset_cacher.reading.scans import PART_BYTES, BadRow, NumberedRow, Part, Scan, checked_row
+from tunewright.dataset_cacher.reading.scans import PART_BYTES, BadRow, NumberedRow, Part, RowBlock, Scan, checked_row
 from tunewright.dataset_cacher.reading.sources import SourceFile
 
 _BLANK_START = re.compile(rb"\n\s")
 """A line of JSON starts with a bracket: only one that starts with white space may be blank."""
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+_WHITE_SPACE = frozenset(b" \t\n\r\v\f")
+
+BLOCK_BYTES = 1 << 18
+"""What is parsed at once."""
+
+_SAMPLE_BYTES, _SHORT_LINE_BYTES = 1 << 14, 512
+"""Lines that are longer than this in the sample are found one by one, which is faster then than counting them."""
 
 
 def scan_lines(file: SourceFile) -> Scan:
@@ -30,7 +38,7 @@ def scan_lines(file: SourceFile) -> Scan:
         return Scan(hashed.sha256(), row, tuple(parts))
 
 
-def read_lines_between(file: SourceFile, part: Part) -> Iterator[NumberedRow]:
+def read_lines_between(file: SourceFile, part: Part) -> Iterator[RowBlock]:
     """The rows of a part of an uncompressed file."""
     return _parsed_lines(read_range(file, part.start, part.end), part.first_line)
 
@@ -40,7 +48,7 @@ def count_line_rows(content: IO[bytes]) -> int:
     return sum(_count_lines(block)[1] for block in _line_blocks(content))
 
 
-def read_lines(content: IO[bytes]) -> Iterator[NumberedRow]:
+def read_lines(content: IO[bytes]) -> Iterator[RowBlock]:
     """All rows of a stream, from its start."""
     line = 1
     for block in _line_blocks(content):
@@ -71,25 +79,76 @@ def _line_blocks(stream: IO[bytes] | io.RawIOBase) -> Iterator[memoryview]:
 
 def _count_lines(shared: memoryview) -> tuple[int, int]:
     """Lines of a block, which holds something, and how many of them are not blank."""
-    block = bytes(shared)
-    num_lines = block.count(b"\n") + (not block.endswith(b"\n"))
-    if not block[:1].isspace() and _BLANK_START.search(block) is None:
+    buffer, size = shared.obj, len(shared)
+    assert isinstance(buffer, bytearray)  # searched where it is: a copy would take longer than the search
+    sampled = min(size, _SAMPLE_BYTES)
+    has_long_lines = buffer.count(b"\n", 0, sampled) * _SHORT_LINE_BYTES < sampled
+    num_breaks, may_be_blank = (_count_long if has_long_lines else _count_short)(buffer, size)
+    num_lines = num_breaks + (not buffer.endswith(b"\n", 0, size))
+    if buffer[0] not in _WHITE_SPACE and not may_be_blank:
         return num_lines, num_lines
-    return num_lines, sum(not line.isspace() for line in io.BytesIO(block))
+    return num_lines, sum(not line.isspace() for line in io.BytesIO(shared))
 
 
-def _parsed_lines(block: bytes, first_line: int) -> Iterator[NumberedRow]:
-    if first_line == 1 and block.startswith(_BYTE_ORDER_MARK):
-        block = block[len(_BYTE_ORDER_MARK) :]
+def _count_short(buffer: bytearray, size: int) -> tuple[int, bool]:
+    """Line breaks, and whether any line but the first starts with white space."""
+    return buffer.count(b"\n", 0, size), _BLANK_START.search(buffer, 0, size) is not None
+
+
+def _count_long(buffer: bytearray, size: int) -> tuple[int, bool]:
+    """The same, line by line."""
+    num_breaks, may_be_blank, place = 0, False, buffer.find(b"\n", 0, size)
+    while place >= 0:
+        num_breaks += 1
+        place += 1
+        may_be_blank = may_be_blank or (place < size and buffer[place] in _WHITE_SPACE)
+        place = buffer.find(b"\n", place, size)
+    return num_breaks, may_be_blank
+
+
+def _parsed_lines(content: bytes, first_line: int) -> Iterator[RowBlock]:
+    """The rows of whole lines, some at a time."""
+    start = len(_BYTE_ORDER_MARK) if first_line == 1 and content.startswith(_BYTE_ORDER_MARK) else 0
+    view = memoryview(content)
+    while start < len(content):
+        lines, start = _cut_lines(content, view, start)
+        yield _parsed(lines, first_line)
+        first_line += len(lines)
+
+
+def _cut_lines(content: bytes, view: memoryview, start: int) -> tuple[list[memoryview], int]:
+    """Some lines from `start` on, which are not copied, and where the next one starts."""
+    lines, end = [], min(start + BLOCK_BYTES, len(content))
+    while start < end:
+        stop = content.find(b"\n", start)
+        if stop < 0:
+            stop = len(content)
+        lines.append(view[start:stop])
+        start = stop + 1
+    return lines, start
+
+
+def _parsed(lines: list[memoryview], first_line: int) -> RowBlock:
     import orjson  # here: to count lines, or to name a dataset, nothing is parsed
 
-    loads = orjson.loads
-    for number, line in enumerate(block.split(b"\n"), start=first_line):
+    try:
+        rows = list(map(orjson.loads, lines))
+    except orjson.JSONDecodeError:  # one of them is blank, or not JSON
+        numbered = list(_parsed_one_by_one(lines, first_line))
+        return RowBlock([number for number, _ in numbered], [row for _, row in numbered])
+    if set(map(type, rows)) != {dict}:
+        rows = [checked_row(row) for row in rows]
+    return RowBlock(range(first_line, first_line + len(rows)), rows)
+
+
+def _parsed_one_by_one(lines: list[memoryview], first_line: int) -> Iterator[NumberedRow]:
+    import orjson
+
+    for number, line in enumerate(lines, start=first_line):
         try:
-            row = loads(line)
+            row = checked_row(orjson.loads(line))
         except orjson.JSONDecodeError as error:
-            # Asked here only: blank lines are rare, and asking each line costs.
-            if line.strip():
+            if line.tobytes().strip():
                 yield number, BadRow(f"is not JSON: {error}")
         else:
-            yield number, row if type(row) is dict else checked_row(row)
+            yield number, row

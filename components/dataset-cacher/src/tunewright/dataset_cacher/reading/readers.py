@@ -9,16 +9,27 @@ import sys
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from typing import IO, Any
 
 from tunewright.contracts.errors import InvalidDataset
 from tunewright.dataset_cacher.reading.lines import count_line_rows, read_lines, read_lines_between, scan_lines
 from tunewright.dataset_cacher.reading.opening import HashedBytes, decompressed, open_bytes, open_content
-from tunewright.dataset_cacher.reading.scans import BadRow, NumberedRow, Part, Scan, checked_row, whole_file
+from tunewright.dataset_cacher.reading.scans import (
+    BadRow,
+    NumberedRow,
+    Part,
+    RowBlock,
+    Scan,
+    blocks_of,
+    checked_row,
+    whole_file,
+)
 from tunewright.dataset_cacher.reading.sources import SourceFile
 from tunewright.dataset_cacher.reading.tables import read_table, scan_table
 
-__all__ = ["BadRow", "NumberedRow", "Part", "Scan", "has_quick_scan", "naming", "place_of", "read_part", "scan_file"]
+__all__ = ["BadRow", "NumberedRow", "Part", "RowBlock", "Scan", "has_quick_scan", "naming", "place_of", "read_blocks",
+           "read_part", "scan_file"]  # fmt: skip
 
 TABLES = ("parquet", "arrow")
 NAMED_BY_LINES = ("jsonl", "csv")
@@ -37,9 +48,14 @@ def scan_file(file: SourceFile) -> Scan:
 
 def read_part(file: SourceFile, part: Part) -> Iterator[NumberedRow]:
     """The rows of a part, in order. Raises what `scan_file` does, where the file cannot be read any more."""
+    return chain.from_iterable(read_blocks(file, part))
+
+
+def read_blocks(file: SourceFile, part: Part) -> Iterator[RowBlock]:
+    """The same rows, some at a time."""
     with naming(file):
         if file.kind in TABLES:
-            yield from read_table(file, part)
+            yield from blocks_of(read_table(file, part))
         elif has_quick_scan(file):
             yield from read_lines_between(file, part)
         else:
@@ -74,7 +90,7 @@ def _scan_from_start(file: SourceFile) -> Scan:
             if file.kind == "jsonl":
                 num_rows = count_line_rows(content)
             else:
-                num_rows = sum(1 for _ in _READERS[file.kind](content, file))
+                num_rows = sum(len(block.rows) for block in _READERS[file.kind](content, file))
         return Scan(hashed.sha256(), num_rows, whole_file(num_rows))
 
 
@@ -116,8 +132,8 @@ def _read_csv(content: IO[bytes], file: SourceFile) -> Iterator[NumberedRow]:
         text.detach()  # what is below belongs to others, who close it
 
 
-_READERS: dict[str, Callable[[IO[bytes], SourceFile], Iterator[NumberedRow]]] = {
+_READERS: dict[str, Callable[[IO[bytes], SourceFile], Iterator[RowBlock]]] = {
     "jsonl": lambda content, file: read_lines(content),
-    "json": _read_json,
-    "csv": _read_csv,
+    "json": lambda content, file: blocks_of(_read_json(content, file)),
+    "csv": lambda content, file: blocks_of(_read_csv(content, file)),
 }

@@ -9,7 +9,7 @@ from typing import Any
 from tunewright.contracts.dataset_plugins import Row
 from tunewright.contracts.errors import BrokenPlugin
 from tunewright.contracts.plugins import load_entry
-from tunewright.dataset_cacher.chat.conversations import Conversation, Tools, make_conversation, tools_of
+from tunewright.dataset_cacher.chat.conversations import TOOLS_COLUMN, Conversation, Tools, make_conversation, tools_of
 from tunewright.dataset_cacher.chat.pairs import make_pair
 from tunewright.dataset_cacher.inputs import SourceInputs
 from tunewright.dataset_cacher.reading.scans import BadRow
@@ -47,10 +47,46 @@ def make_row_reader(source: SourceInputs) -> RowReader:
     return read
 
 
+QuickReader = Callable[[Row], tuple[list[str], list[str]] | None]
+"""Gives the roles and the contents of a row's messages, or None for a row that needs more than a look."""
+
+_TEXTS = {str}
+
+
+def make_quick_reader(source: SourceInputs) -> QuickReader | None:
+    """Reads the rows of `source` that nearly all are: one conversation, of roles and contents and nothing else.
+
+    What it gives is what the row reader would; what that refuses, or reads in another way, it leaves to it.
+    """
+    if source.format.conversations_per_row > 1:
+        return None
+    read_format: Callable[[Row], Any] = load_entry(source.format.entry, source.format_owner)
+    columns, prompt = source.spec.columns, source.spec.system_prompt
+
+    def read(row: Row) -> tuple[list[str], list[str]] | None:
+        try:
+            if columns:
+                row = _renamed(row, columns)
+            messages = read_format(row)
+            roles = [message["role"] for message in messages]
+            contents = [message["content"] for message in messages]
+            is_plain = sum(map(len, messages)) == 2 * len(roles) and set(map(type, contents)) == _TEXTS
+        except Exception:  # whatever is wrong with it, the row reader finds it too, and has the words
+            return None
+        if not is_plain or row.get(TOOLS_COLUMN) is not None:
+            return None
+        if prompt is not None and "system" not in roles:
+            return ["system", *roles], [prompt, *contents]
+        return roles, contents
+
+    return read
+
+
 def _pair_of(given: Any, tools: Tools | None, what: str) -> tuple[Conversation, ...]:
     if not isinstance(given, Sequence) or isinstance(given, str) or len(given) != 2:
         raise BrokenPlugin(f"{what}: it must give two lists of messages, chosen and rejected, for each row")
-    return make_pair(*given, tools)
+    chosen, rejected = given
+    return make_pair(chosen, rejected, tools)
 
 
 def _renamed(row: Row, columns: Mapping[str, str]) -> Row:

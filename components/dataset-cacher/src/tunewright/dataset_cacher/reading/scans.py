@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from tunewright.contracts.dataset_plugins import Row
@@ -17,6 +19,26 @@ class BadRow(ValueError):
 
 NumberedRow = tuple[int, Row | BadRow]
 """A row's number as messages name it, and the row or why it is none."""
+
+BLOCK_ROWS = 256
+"""Rows that are handed on together, where it is their number that bounds a block."""
+
+
+@dataclass(frozen=True)
+class RowBlock:
+    """Rows that follow each other in a file."""
+
+    numbers: Sequence[int]
+    rows: Sequence[Row | BadRow]
+
+    def __iter__(self) -> Iterator[NumberedRow]:
+        return zip(self.numbers, self.rows, strict=True)
+
+
+def blocks_of(rows: Iterator[NumberedRow]) -> Iterator[RowBlock]:
+    """The same rows, some at a time."""
+    while block := list(islice(rows, BLOCK_ROWS)):
+        yield RowBlock([number for number, _ in block], [row for _, row in block])
 
 
 @dataclass(frozen=True)

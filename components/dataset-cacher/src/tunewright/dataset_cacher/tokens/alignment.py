@@ -14,25 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tunewright.dataset_cacher.chat.masking import Rendered
+from tunewright.dataset_cacher.chat.skeletons import Text
 from tunewright.dataset_cacher.tokens.engines import TokenBatch
+from tunewright.dataset_cacher.tokens.layout import Layout, Runs
 
 _SPACE = "Ġ"
 """How byte-level vocabularies write the space."""
-
-
-@dataclass(frozen=True)
-class Runs:
-    """Ranges of tokens, of all texts of a batch together."""
-
-    texts: NDArray[np.int64]
-    """The text that each range is in, ascending."""
-
-    starts: NDArray[np.int64]
-    """First token of the range, counted from the first token of the batch."""
-
-    ends: NDArray[np.int64]
-    """One behind its last."""
 
 
 @dataclass(frozen=True)
@@ -58,32 +45,29 @@ class ByteAlignment:
 
     def token_ends(self, batch: TokenBatch) -> NDArray[np.int64]:
         """Where each token ends, in bytes from the beginning of the batch."""
-        return np.cumsum(self.num_bytes[batch.ids], dtype=np.int64)
+        return np.cumsum(self.num_bytes.take(batch.ids), dtype=np.int64)
 
     def fits(
-        self, rendered: Sequence[Rendered], sizes: NDArray[np.int64], batch: TokenBatch, token_ends: NDArray[np.int64]
+        self, texts: Sequence[Text], layout: Layout, batch: TokenBatch, token_ends: NDArray[np.int64]
     ) -> NDArray[np.bool_]:
-        """For each text, of `sizes` bytes, whether its tokens stand for its bytes one for one."""
+        """For each text whether its tokens stand for its bytes one for one."""
         text_ends = np.where(batch.ends > 0, token_ends[batch.ends - 1], 0) if len(token_ends) else batch.ends
-        fits: NDArray[np.bool_] = np.diff(text_ends, prepend=0) == sizes
+        fits: NDArray[np.bool_] = np.diff(text_ends, prepend=0) == layout.sizes
         if self.is_composed:
-            fits &= [one.text.isascii() or unicodedata.is_normalized("NFC", one.text) for one in rendered]
+            fits &= [one.text.isascii() or unicodedata.is_normalized("NFC", one.text) for one in texts]
         return fits
 
-    def trained_runs(
-        self, rendered: Sequence[Rendered], sizes: NDArray[np.int64], batch: TokenBatch, token_ends: NDArray[np.int64]
-    ) -> Runs:
-        """The tokens any byte of which counts in the loss. Every text must fit."""
-        texts, starts, ends = byte_spans(rendered, np.cumsum(sizes) - sizes)
+    def trained_runs(self, spans: Runs, batch: TokenBatch, token_ends: NDArray[np.int64]) -> Runs:
+        """The tokens any byte of which is in one of `spans`. Every text must fit."""
         if self.trimming is None:
             # A token starts where the one before it ends.
-            first = np.searchsorted(token_ends, starts, side="right")
-            last = np.minimum(np.searchsorted(token_ends, ends, side="left") + 1, len(token_ends))
+            first = np.searchsorted(token_ends, spans.starts, side="right")
+            last = np.minimum(np.searchsorted(token_ends, spans.ends, side="left") + 1, len(token_ends))
         else:
             token_starts, token_ends = self._trimmed(self.trimming, token_ends, batch)
-            first = np.searchsorted(token_ends, starts, side="right")
-            last = np.searchsorted(token_starts, ends, side="left")
-        return joined(Runs(texts, first, last))
+            first = np.searchsorted(token_ends, spans.starts, side="right")
+            last = np.searchsorted(token_starts, spans.ends, side="left")
+        return joined(Runs(spans.texts, first, last))
 
     def _trimmed(
         self, trimming: _Trimming, token_ends: NDArray[np.int64], batch: TokenBatch
@@ -99,34 +83,6 @@ class ByteAlignment:
             leading[firsts] = np.maximum(leading[firsts] - 1, 0)
         starts = np.minimum(token_starts + leading, token_ends)
         return starts, np.maximum(token_ends - trailing, starts)
-
-
-def byte_spans(
-    rendered: Sequence[Rendered], offsets: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Each span of all texts: its text, its start and its end in bytes. `offsets` are where the texts start."""
-    texts: list[int] = []
-    starts: list[int] = []
-    ends: list[int] = []
-    for number, (one, offset) in enumerate(zip(rendered, offsets.tolist(), strict=True)):
-        spans = one.spans if one.text.isascii() else _in_bytes(one)
-        for start, end in spans:
-            texts.append(number)
-            starts.append(offset + start)
-            ends.append(offset + end)
-    return tuple(np.asarray(column, dtype=np.int64) for column in (texts, starts, ends))  # type: ignore[return-value]
-
-
-def _in_bytes(rendered: Rendered) -> list[tuple[int, int]]:
-    """The spans of one text, in bytes."""
-    text, spans = rendered.text, []
-    characters = position = 0
-    for start, end in rendered.spans:
-        first = position + len(text[characters:start].encode())
-        position = first + len(text[start:end].encode())
-        characters = end
-        spans.append((first, position))
-    return spans
 
 
 def joined(runs: Runs) -> Runs:

@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 from tokenizers import AddedToken, Tokenizer
 
 from tunewright.contracts.errors import InvalidExperiment, Problem
-from tunewright.dataset_cacher.chat.masking import CharSpan, Rendered
-from tunewright.dataset_cacher.tokens.alignment import Runs, find_alignment, vocabulary_size_of
+from tunewright.dataset_cacher.chat.masking import CharSpan
+from tunewright.dataset_cacher.chat.skeletons import Text
+from tunewright.dataset_cacher.tokens.alignment import find_alignment, vocabulary_size_of
 from tunewright.dataset_cacher.tokens.engines import REFERENCE, Engine, TokenBatch
+from tunewright.dataset_cacher.tokens.layout import Runs, layout_of
 from tunewright.dataset_cacher.tokens.ragged import gather, starts_of
 from tunewright.dataset_cacher.tokens.tokenizer_files import TokenizerFiles
 
@@ -58,6 +60,12 @@ class EncodedRows:
         return replace(self, ids=self.ids.astype(id_type, copy=False))
 
     @classmethod
+    def none(cls, id_type: np.dtype[Any]) -> EncodedRows:
+        """No rows."""
+        numbers = np.zeros(0, dtype=np.uint32)
+        return cls(numbers.astype(id_type), numbers, numbers, numbers, numbers.astype(np.bool_))
+
+    @classmethod
     def concatenate(cls, parts: Sequence[EncodedRows]) -> EncodedRows:
         """All rows of `parts`, which are at least one."""
         columns = [[getattr(part, name) for part in parts] for name in cls.__dataclass_fields__]
@@ -80,39 +88,38 @@ class Encoder:
         """Whether anything is left to the engine: without an alignment the reference encodes every row."""
         return self._alignment is not None
 
-    def encode(self, rendered: Sequence[Rendered], max_length_tokens: int) -> EncodedRows:
+    def encode(self, texts: Sequence[Text], max_length_tokens: int) -> EncodedRows:
         """Each text's tokens, cut at the right end; a token counts where any character of it does."""
         if self._alignment is None:
-            return self._encode_by_reference(rendered, max_length_tokens)
-        sizes = np.asarray([len(one.text) if one.text.isascii() else len(one.text.encode()) for one in rendered])
-        batch = self.engine.encode([one.text for one in rendered])
+            return self._encode_by_reference(texts, max_length_tokens)
+        batch, layout = self.engine.encode([one.text for one in texts]), layout_of(texts)
         token_ends = self._alignment.token_ends(batch)
-        fits = self._alignment.fits(rendered, sizes, batch, token_ends)
+        fits = self._alignment.fits(texts, layout, batch, token_ends)
         if fits.all():
-            runs = self._alignment.trained_runs(rendered, sizes, batch, token_ends)
+            runs = self._alignment.trained_runs(layout.spans, batch, token_ends)
             return cut(batch, runs, max_length_tokens).cast(self.id_type)
         # A text that the tokenizer rewrites: rare, so what was encoded of the batch is not worth keeping.
         ways = ((self.encode, np.flatnonzero(fits)), (self._encode_by_reference, np.flatnonzero(~fits)))
-        parts = [
-            encode([rendered[row] for row in rows.tolist()], max_length_tokens) for encode, rows in ways if len(rows)
-        ]
+        parts = [encode([texts[row] for row in rows.tolist()], max_length_tokens) for encode, rows in ways if len(rows)]
         back = np.argsort(np.argsort(~fits, kind="stable"))
         return EncodedRows.concatenate(parts).take(back).cast(self.id_type)
 
-    def _encode_by_reference(self, rendered: Sequence[Rendered], max_length_tokens: int) -> EncodedRows:
+    def _encode_by_reference(self, texts: Sequence[Text], max_length_tokens: int) -> EncodedRows:
         """By the engine that reports the characters of each token."""
-        encodings = self._tokenizer.encode_batch([one.text for one in rendered], add_special_tokens=False)
+        if not texts:
+            return EncodedRows.none(self.id_type)
+        encodings = self._tokenizer.encode_batch([one.text for one in texts], add_special_tokens=False)
         ids = [np.asarray(encoding.ids, dtype=np.uint32) for encoding in encodings]
         ends = np.cumsum([len(one) for one in ids], dtype=np.int64)
-        texts, starts, stops = [], [], []
-        for number, (one, encoding, end) in enumerate(zip(rendered, encodings, ends, strict=True)):
+        numbers, starts, stops = [], [], []
+        for number, (one, encoding, end) in enumerate(zip(texts, encodings, ends, strict=True)):
             offsets = np.asarray(encoding.offsets, dtype=np.int64).reshape(-1, 2)
             runs = token_spans(offsets[:, 0], offsets[:, 1], one.spans).reshape(-1, 2) + (end - len(offsets))
-            texts.append(np.full(len(runs), number))
+            numbers.append(np.full(len(runs), number))
             starts.append(runs[:, 0])
             stops.append(runs[:, 1])
         batch = TokenBatch(np.concatenate(ids), ends)
-        runs = Runs(np.concatenate(texts), np.concatenate(starts), np.concatenate(stops))
+        runs = Runs(np.concatenate(numbers), np.concatenate(starts), np.concatenate(stops))
         return cut(batch, runs, max_length_tokens).cast(self.id_type)
 
 

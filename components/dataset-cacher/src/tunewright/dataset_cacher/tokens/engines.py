@@ -17,6 +17,9 @@ from tunewright.contracts.errors import InvalidExperiment
 ENGINE_VARIABLE = "TUNEWRIGHT_TOKENIZER_ENGINE"
 """Asks for one engine by name; without it the fastest one that passes the self-check is taken."""
 
+FAST_THREADS_VARIABLE = "FASTOKENS_BPE_THREADS"
+"""How many threads a batch is spread over: fastokens reads it once in a process, when it encodes for the first time."""
+
 REFERENCE = "tokenizers"
 FAST = "fastokens"
 ENGINES = (FAST, REFERENCE)
@@ -83,6 +86,16 @@ class FastEngine:
         """The tokens of each text."""
         ids, bounds = self._tokenizer.encode_batch_flat(list(texts), add_special_tokens=False)
         return TokenBatch(np.frombuffer(ids, "<u4"), np.frombuffer(bounds, "<u8")[1:].astype(np.int64))
+
+
+def limit_threads(is_one_of_several: bool) -> None:
+    """Let a process that is one of several have one thread, and any process as many as `RAYON_NUM_THREADS` says.
+
+    By that variable users limit `tokenizers`; fastokens does not look at it. What a user has told it by its own, stays.
+    """
+    wanted = "1" if is_one_of_several else os.environ.get("RAYON_NUM_THREADS")
+    if wanted:
+        os.environ.setdefault(FAST_THREADS_VARIABLE, wanted)
 
 
 def wanted_engine() -> str | None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tunewright.dataset_cacher.chat.masking import Rendered
+from tunewright.dataset_cacher.chat.skeletons import Text
 from tunewright.dataset_cacher.tokens.encoding import EncodedRows, Encoder
 
 ADVERSARIAL = (
@@ -46,21 +47,33 @@ def adversarial_texts(special_tokens: Sequence[str]) -> list[Rendered]:
     return [Rendered(text, _thirds(text)) for text in texts]
 
 
-def check_engine(fast: Encoder, reference: Encoder, rendered: Sequence[Rendered], max_length_tokens: int) -> Checked:
-    """Compare the two on `rendered`. Raises EngineDiffers."""
-    if not rendered:
+def beginning_of(text: Text, num_characters: int) -> Rendered:
+    """The first characters of a text, with what is trained of them."""
+    spans = [(start, min(end, num_characters)) for start, end in text.spans if start < num_characters]
+    return Rendered(text.text[:num_characters], tuple(spans))
+
+
+def check_engine(fast: Encoder, reference: Encoder, texts: Sequence[Text], max_length_tokens: int) -> Checked:
+    """Compare the two on `texts`. Raises EngineDiffers."""
+    if not texts:
         return Checked()
-    found, expected = (encoder.encode(rendered, max_length_tokens) for encoder in (fast, reference))
-    for number, one in enumerate(rendered):
-        row = np.asarray([number])
-        if not _are_equal(found.take(row), expected.take(row)):
-            shown = one.text if len(one.text) <= 80 else one.text[:80] + "..."
-            raise EngineDiffers(f"{shown!r}")
-    return Checked(len(rendered), len(expected.ids))
+    found, expected = (encoder.encode(texts, max_length_tokens) for encoder in (fast, reference))
+    if not _are_equal(found, expected):
+        differing = next(number for number in range(len(texts)) if not _are_equal(*_row(number, found, expected)))
+        text = texts[differing].text
+        raise EngineDiffers(repr(text if len(text) <= 80 else text[:80] + "..."))
+    return Checked(len(texts), len(expected.ids))
+
+
+def _row(number: int, *encoded: EncodedRows) -> tuple[EncodedRows, ...]:
+    return tuple(one.take(np.asarray([number])) for one in encoded)
 
 
 def _are_equal(one: EncodedRows, other: EncodedRows) -> bool:
-    return np.array_equal(one.ids, other.ids) and np.array_equal(one.spans, other.spans)
+    return all(np.array_equal(getattr(one, name), getattr(other, name)) for name in _COMPARED)
+
+
+_COMPARED = ("ids", "lengths", "spans", "num_bounds")
 
 
 def _thirds(text: str) -> tuple[tuple[int, int], ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tunewright.dataset_cacher.chat.pairs import side_of
 from tunewright.dataset_cacher.preparation.shards import CachedRow
 from tunewright.dataset_cacher.views.pages import render_page
 from tunewright.dataset_cacher.views.showing import Token, without_controls
@@ -24,7 +25,7 @@ _PAGE = """{% extends "frame" %}
 <p class="faint">Cache <code>{{ digest }}</code>. <b style="color: var(--good)">Green</b>: counts in the loss.
 <b style="color: var(--special)">Framed</b>: a special token. The pointer over a token shows its id and position.</p>
 {% for row in rows %}
-<h2>Row {{ row.number|thousands }}</h2>
+<h2>Row {{ row.number|thousands }}{% if row.side %}: {{ row.side }}{% endif %}</h2>
 <p class="faint">row {{ row.source_row|thousands }} of dataset.mix[{{ row.source }}]:
 {{ row.tokens|length|thousands }} tokens, {{ row.num_trained|thousands }} of them trained</p>
 <div class="row">
@@ -48,23 +49,29 @@ class _ShownToken:
 @dataclass(frozen=True)
 class _ShownRow:
     number: int
+    side: str | None
     source: int
     source_row: int
     tokens: tuple[_ShownToken, ...]
     num_trained: int
 
 
-def render_rows(digest: str, rows: Sequence[tuple[int, CachedRow, Sequence[Token]]], with_ids: bool) -> str:
+def render_rows(
+    digest: str,
+    rows: Sequence[tuple[int, CachedRow, Sequence[Token]]],
+    with_ids: bool,
+    sequences_per_example: int = 1,
+) -> str:
     """The page of some rows: of each its number in the cache, the row, and its tokens. `with_ids`: print every id."""
     numbers = [number for number, _, _ in rows]
     named = f"row {numbers[0]:,}" if len(numbers) == 1 else f"rows {numbers[0]:,} to {numbers[-1]:,}"
-    shown = [_shown_row(number, row, tokens) for number, row, tokens in rows]
+    shown = [_shown_row(number, side_of(number, sequences_per_example), row, tokens) for number, row, tokens in rows]
     return render_page(_PAGE, title=f"{digest[:12]}: {named}", digest=digest, rows=shown, with_ids=with_ids)
 
 
-def _shown_row(number: int, row: CachedRow, tokens: Sequence[Token]) -> _ShownRow:
+def _shown_row(number: int, side: str | None, row: CachedRow, tokens: Sequence[Token]) -> _ShownRow:
     shown = tuple(_ShownToken(one.id, _visible(one), _css(one)) for one in tokens)
-    return _ShownRow(number, row.source, row.row, shown, sum(token.is_trained for token in tokens))
+    return _ShownRow(number, side, row.source, row.row, shown, sum(token.is_trained for token in tokens))
 
 
 def _visible(token: Token) -> str:

@@ -28,6 +28,11 @@ _PAGE = """{% extends "frame" %}
 <p><code>{{ manifest.digest }}</code><br>
 template {{ template_name }}, ids {{ manifest.id_type }}, rows of at most {{ cut|thousands }} tokens,
 {{ size_mb }} MB{% if mask_rule %}, mask rule {{ mask_rule }}{% endif %}</p>
+{% if sides %}<p>Preference pairs: of each pair the chosen row, then the rejected one.
+{% for side, numbers in sides.items() %}
+<br>{{ side }}: {{ numbers.tokens|thousands }} tokens, {{ numbers.trained_tokens|thousands }} of them trained,
+{{ numbers.truncated|thousands }} rows cut
+{% endfor %}</p>{% endif %}
 <div class="wide"><table>
 <tr><th>source</th><th>format</th><th>rows</th><th>tokens</th><th>trained</th><th>cut</th><th>dropped</th></tr>
 {% for one in table %}
@@ -130,6 +135,7 @@ def render_statistics(manifest: DatasetManifest, statistics: Mapping[str, Any]) 
         manifest=manifest,
         template_name=(manifest.key.get("chat_template") or {}).get("name", "unknown"),
         mask_rule=statistics.get("mask_rule"),
+        sides=statistics.get("sides"),
         size_mb=f"{sum(record.bytes for record in manifest.files) / 1e6:,.1f}",
         cut=cut,
         whole=statistics,

@@ -18,7 +18,7 @@ FOLDER = "3rdparty/python"
 
 LOCKED_TOGETHER = {
     "tools": ("pytest.in",),
-    "train-cpu": ("inference.in", "pytest.in"),
+    "train-cpu": ("inference.in", "mlflow-server.in", "pytest.in", "trl.in"),
     "train-cuda": ("pytest.in",),
 }
 """Further requirement files of a lock, as `refresh-locks` gives them to uv. One that stands here needs no own lock."""

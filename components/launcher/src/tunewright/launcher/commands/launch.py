@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-import signal
-import sys
-from pathlib import Path
-from types import FrameType
-
 import click
 
-from tunewright.contracts.clusters import Cluster
-from tunewright.contracts.jobs import JobHandle
+from tunewright.contracts.errors import UsageError
 from tunewright.contracts.plugins import PluginHost
-from tunewright.contracts.rundir import RunDir
-from tunewright.contracts.status import JobState, JobStatus
 from tunewright.launcher.commands.options import as_json, experiment_options
-from tunewright.launcher.events import has_ended
-from tunewright.launcher.finish import finish_run, last_document, last_log_lines, outcome_text
-from tunewright.launcher.follow import follow_run
-from tunewright.launcher.preflight import notes
-from tunewright.launcher.prepare import CheckedExperiment, ExperimentArguments, check_experiment
-from tunewright.launcher.progress import QuietReporter, json_line, reporter_for
-from tunewright.launcher.run_store import all_runs, last_line, read_json
+from tunewright.launcher.finish import last_document
+from tunewright.launcher.launching import EXIT_INTERRUPTED, follow_to_the_end, start, tell
+from tunewright.launcher.pipeline import launch_stages
+from tunewright.launcher.preflight import joint_report, notes
+from tunewright.launcher.prepare import CheckedExperiment, ExperimentArguments, check_experiments
+from tunewright.launcher.progress import json_line
 from tunewright.launcher.states import status_of
-from tunewright.launcher.submit import continue_run, new_run, submit_run
-
-EXIT_INTERRUPTED = 130
-STOP_TIMEOUT_SECONDS = 120.0
 
 
 @click.command()
@@ -38,83 +25,30 @@ def launch(arguments: ExperimentArguments, detach: bool, as_json: bool) -> int:
 
     Exits with the run's own exit code. Killing the launcher leaves the job alone: `status`, `logs` and `wait` find it
     again. A RUN that exists and was cut short goes on from its last checkpoint.
+
+    The stages of an experiment that has some run one after another, each with the model of the one before.
     """
     host = PluginHost.discover()
-    checked = check_experiment(arguments, host)
-    for note in notes(checked.report):
+    stages = check_experiments(arguments, host)
+    for note in notes(joint_report([one.loaded.stage for one in stages], [one.report for one in stages])):
         click.echo(note, err=True)
-    run, handle = start(checked, arguments.name)
+    if stages[0].pipeline is None:
+        return _launch_one(stages[0], arguments.name, detach, as_json)
+    if detach:
+        hint = "leave it out: should this launcher die, the running stage goes on, and --name with the rest"
+        raise UsageError("--detach: an experiment with stages needs somebody to start the next one", hint)
+    return launch_stages(stages, arguments.name is not None, as_json)
+
+
+def _launch_one(checked: CheckedExperiment, name: str | None, detach: bool, as_json: bool) -> int:
+    run, handle = start(checked, name)
     click.echo(f"run {run.name}: {run.path}", err=True)
     if detach:
         status = status_of(run, checked.cluster)
         click.echo(json_line(last_document(run, status)) if as_json else run.name)
         return 0
-    return follow_to_the_end(run, handle, checked.cluster, host, as_json)
-
-
-def start(checked: CheckedExperiment, name: str | None) -> tuple[RunDir, JobHandle]:
-    """A new run, or the one called `name` gone on with."""
-    existing = RunDir.of(checked.home, name) if name else None
-    if existing is not None and existing.path.exists():
-        return existing, continue_run(existing, checked)
-    twin = None if name else unfinished_twin(checked.home, checked.experiment.digest)
-    if twin is not None:
-        state = str(last_line(twin.events).get("state", JobState.PENDING)).lower()
-        click.echo(f"note: run {twin.name} of the same experiment has not succeeded ({state}); ", err=True, nl=False)
-        click.echo(f"the same `launch` with --name {twin.name} goes on with it", err=True)
-    run = new_run(checked, name)
-    return run, submit_run(run, checked.cluster, checked.host)
-
-
-def unfinished_twin(home: Path, digest: str) -> RunDir | None:
-    """The newest run of the same experiment, unless it has succeeded: it could be gone on with."""
-    for run in reversed(all_runs(home)):
-        if read_json(run.resolved).get("digest") == digest:
-            event = last_line(run.events)
-            outcome = event if has_ended(event) else read_json(run.provenance).get("outcome", {})
-            return None if outcome.get("state") == JobState.SUCCEEDED else run
-    return None
-
-
-def follow_to_the_end(run: RunDir, handle: JobHandle, cluster: Cluster, host: PluginHost, as_json: bool) -> int:
-    """Follow, record, tell. Gives the run's exit code."""
-    before = signal.signal(signal.SIGTERM, _terminated)
-    try:
-        status = follow_run(run, handle, cluster, reporter_for(as_json))
-    except KeyboardInterrupt:
-        return interrupted(run, handle, cluster, host)
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    finish_run(run, status, host)
-    tell(run, status, cluster, as_json)
-    return status.shell_exit_code
-
-
-def _terminated(number: int, _frame: FrameType | None) -> None:
-    """SIGTERM ends the launcher, not the job. An exception, so that a terminal gets its cursor back."""
-    raise SystemExit(128 + number)
-
-
-def tell(run: RunDir, status: JobStatus, cluster: Cluster, as_json: bool) -> None:
-    """The end, for people or for machines: what came of the run is data, the end of its log a message."""
-    if status.state is not JobState.SUCCEEDED:
-        for line in last_log_lines(run, cluster):
-            click.echo(f"  | {line}", err=True)
-    click.echo(outcome_text(run, status), err=as_json)
-    if as_json:
-        click.echo(json_line(last_document(run, status)))
-
-
-def interrupted(run: RunDir, handle: JobHandle, cluster: Cluster, host: PluginHost) -> int:
-    """Ctrl-C: on a terminal ask what is to become of the job; elsewhere leave it running."""
-    if sys.stdin.isatty() and sys.stderr.isatty():
-        question = f"\n{run.name} is running. (l)eave it or (s)top it?"
-        answer = click.prompt(question, type=click.Choice(["l", "s"]), default="l", err=True)
-        if answer == "s":
-            cluster.stop(handle)
-            status = follow_run(run, handle, cluster, QuietReporter(), STOP_TIMEOUT_SECONDS)
-            finish_run(run, status, host)
-            click.echo(outcome_text(run, status), err=True)
-            return EXIT_INTERRUPTED
-    click.echo(f"{run.name} goes on; `launcher wait {run.name}` finds it again", err=True)
-    return EXIT_INTERRUPTED
+    ended = follow_to_the_end(run, handle, checked.cluster, checked.host, as_json)
+    if ended is None:
+        return EXIT_INTERRUPTED
+    tell(run, ended, checked.cluster, as_json)
+    return ended.shell_exit_code

@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import click
 
+from tunewright.contracts.errors import UsageError
+from tunewright.contracts.experiment import ResolvedExperiment
 from tunewright.contracts.files import json_text
 from tunewright.contracts.jobs import JobSpec, SubmissionPlan
 from tunewright.contracts.plugins import PluginHost
 from tunewright.contracts.rundir import RunDir
+from tunewright.contracts.stages import stage_run
 from tunewright.launcher.commands.options import as_json, experiment_options
-from tunewright.launcher.preflight import notes
-from tunewright.launcher.prepare import ExperimentArguments, check_experiment, make_job, plan_job, resolved_document
-from tunewright.launcher.run_store import find_run, free_name
+from tunewright.launcher.preflight import joint_report, notes
+from tunewright.launcher.prepare import (
+    CheckedExperiment,
+    ExperimentArguments,
+    check_experiments,
+    make_job,
+    naming_stage,
+    plan_job,
+    resolved_document,
+)
+from tunewright.launcher.run_store import find_run, free_name, launch_name
 
 
 @click.command()
@@ -23,20 +37,76 @@ def plan(arguments: ExperimentArguments, other: str | None, as_json: bool) -> No
 
     Builds nothing, writes nothing, opens no socket. Equal inputs give equal bytes.
     """
-    checked = check_experiment(arguments, PluginHost.discover())
-    for note in notes(checked.report):
+    stages = check_experiments(arguments, PluginHost.discover())
+    for note in notes(joint_report([one.loaded.stage for one in stages], [one.report for one in stages])):
         click.echo(note, err=True)
-    compared = find_run(checked.home, other) if other is not None else None
-    run = RunDir.of(checked.home, arguments.name or free_name(checked.home, checked.experiment.spec.name))
-    job = make_job(checked, run, checked.environment, checked.dataset)
-    submission = plan_job(checked, job)
-    if compared is not None:
-        difference = difference_from(compared, submission, json_text(resolved_document(checked.experiment)))
-        click.echo(json_text({"run": job.run, "other": other, "diff": difference}) if as_json else difference, nl=False)
-    elif as_json:
-        click.echo(json_text(document(job, submission)), nl=False)
+    if other is not None:
+        compared = find_run(stages[0].home, other)
+        planned = plan_one(stage_of(compared, stages), arguments.name)
+        difference = difference_from(compared, planned.submission, json_text(resolved_document(planned.experiment)))
+        document = {"run": planned.job.run, "other": other, "diff": difference}
+        click.echo(json_text(document) if as_json else difference, nl=False)
+        return
+    plans = [plan_one(checked, arguments.name) for checked in stages]
+    if as_json:
+        click.echo(json_text(document_of(plans, stages[0].pipeline)), nl=False)
     else:
-        click.echo(text(submission), nl=False)
+        click.echo("".join(one.text for one in plans), nl=False)
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """What `launch` would send for one experiment, or for one stage of it."""
+
+    stage: str | None
+    experiment: ResolvedExperiment
+    job: JobSpec
+    submission: SubmissionPlan
+
+    @property
+    def text(self) -> str:
+        """The planned files as they are, below the name of the stage where there is one."""
+        title = f"====> stage {self.stage}: run {self.job.run} <====\n" if self.stage else ""
+        return title + text(self.submission)
+
+    def to_document(self) -> dict[str, object]:
+        """The plan and the job it was made of."""
+        document: dict[str, object] = {
+            "run": self.job.run,
+            "cluster": self.submission.cluster,
+            "files": {file.name: file.text for file in self.submission.files},
+            "job": self.job.to_document(),
+        }
+        return document if self.stage is None else {"stage": self.stage, **document}
+
+
+def plan_one(checked: CheckedExperiment, name: str | None) -> PlannedRun:
+    """What would be sent for `checked`. Of a later stage the model is named as the stage before will leave it."""
+    chosen = checked.run_name or name or free_name(checked.home, checked.experiment.spec.name)
+    job = make_job(checked, RunDir.of(checked.home, chosen), checked.planned)
+    with naming_stage(checked.loaded):
+        submission = plan_job(checked, job)
+    stage = checked.loaded.stage
+    return PlannedRun(stage.name if stage else None, checked.experiment, job, submission)
+
+
+def document_of(plans: Sequence[PlannedRun], pipeline: str | None) -> dict[str, object]:
+    """The only plan, or those of all stages in order."""
+    if pipeline is None:
+        return plans[0].to_document()
+    return {"pipeline": pipeline, "stages": [one.to_document() for one in plans]}
+
+
+def stage_of(run: RunDir, stages: Sequence[CheckedExperiment]) -> CheckedExperiment:
+    """The stage that `run` is compared with: by the end of its name. Raises UsageError where it is none of them."""
+    if stages[0].pipeline is None:
+        return stages[0]
+    names = [one.loaded.stage.name for one in stages if one.loaded.stage]
+    for name, checked in zip(names, stages, strict=True):
+        if run.name == stage_run(launch_name(run), name):
+            return checked
+    listed = ", ".join(f"`{name}`" for name in names)
+    raise UsageError(f"--diff {run.name}: must be the run of a stage of this experiment: {listed}")
 
 
 def text(submission: SubmissionPlan) -> str:
@@ -44,16 +114,6 @@ def text(submission: SubmissionPlan) -> str:
     if len(submission.files) == 1:
         return _ended(submission.files[0].text)
     return "".join(f"==> {file.name} <==\n{_ended(file.text)}" for file in submission.files)
-
-
-def document(job: JobSpec, submission: SubmissionPlan) -> dict[str, object]:
-    """The plan and the job it was made of."""
-    return {
-        "run": job.run,
-        "cluster": submission.cluster,
-        "files": {file.name: file.text for file in submission.files},
-        "job": job.to_document(),
-    }
 
 
 def difference_from(run: RunDir, submission: SubmissionPlan, resolved: str) -> str:

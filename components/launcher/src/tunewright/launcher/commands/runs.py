@@ -12,10 +12,10 @@ from tunewright.contracts.errors import TunewrightError, UsageError
 from tunewright.contracts.plugins import PluginHost
 from tunewright.contracts.rundir import RunDir
 from tunewright.contracts.status import JobStatus
-from tunewright.launcher.commands.launch import STOP_TIMEOUT_SECONDS, tell
 from tunewright.launcher.commands.options import as_json, current_home, print_json, run_argument
 from tunewright.launcher.finish import finish_run, last_document
 from tunewright.launcher.follow import follow_run, wait_for_handle
+from tunewright.launcher.launching import STOP_TIMEOUT_SECONDS, tell
 from tunewright.launcher.progress import JsonReporter, QuietReporter, json_line, state_text
 from tunewright.launcher.run_store import all_runs, find_run, last_line, read_handle, read_job, read_json, read_lines
 from tunewright.launcher.states import cluster_of, states_of, status_of

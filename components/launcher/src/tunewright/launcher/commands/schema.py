@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import click
@@ -10,7 +11,11 @@ from tunewright.contracts import experiment
 from tunewright.contracts.experiment import ExperimentSpec
 from tunewright.contracts.plugins import PluginHost
 from tunewright.contracts.spec import Spec, field_descriptions
+from tunewright.contracts.stages import OVERLAY_KEYS, STAGES_KEY
 from tunewright.launcher.commands.options import print_json
+
+STAGES = "Runs one after another, each with the model of the one before. A stage is the file with its tables on top."
+STAGE_NAME = "Unique in the file; the stage's run is named after it."
 
 
 @click.command()
@@ -28,11 +33,32 @@ def experiment_schema(host: PluginHost) -> dict[str, Any]:
     _describe(document, ExperimentSpec)
     for name, definition in definitions.items():
         _describe(definition, getattr(experiment, name))
+    _add_stages(document)
     for cluster in host.clusters:
         _define(definitions, f"cluster-options-{cluster.name}", cluster.options_type)
     for variant in host.variants:
         _define(definitions, f"training-options-{variant.name}", variant.options_type)
     return document
+
+
+def _add_stages(document: dict[str, Any]) -> None:
+    """`stages`: what an experiment may have, nothing of it needed: the rest comes from the file's own tables."""
+    definitions = document["$defs"]
+    properties: dict[str, Any] = {"name": {**document["properties"]["name"], "description": STAGE_NAME}}
+    for key in OVERLAY_KEYS:
+        given = json.dumps(document["properties"][key])
+        for name, definition in list(definitions.items()):
+            reference = f'"#/$defs/{name}"'
+            if reference in given:
+                given = given.replace(reference, f'"#/$defs/stage-{name}"')
+                definitions[f"stage-{name}"] = {part: value for part, value in definition.items() if part != "required"}
+        properties[key] = json.loads(given)
+    stage = {"type": "object", "properties": properties, "required": ["name"], "additionalProperties": False}
+    document["properties"][STAGES_KEY] = {"type": "array", "minItems": 1, "items": stage, "description": STAGES}
+    # A table that every stage brings need not be in the file itself.
+    needed = [key for key in document.pop("required") if key in OVERLAY_KEYS]
+    document["required"] = ["name"]
+    document["anyOf"] = [{"required": needed}, {"required": [STAGES_KEY]}]
 
 
 def _define(definitions: dict[str, Any], name: str, options_type: type[Spec]) -> None:

@@ -10,16 +10,24 @@ import numpy as np
 import torch
 
 
-def make_deterministic(on_gpu: bool) -> None:
-    """Ask torch for the same bits from the same inputs. On a GPU kernels without such a form only warn."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True, warn_only=on_gpu)
-    torch.backends.cudnn.benchmark = False
+def set_determinism(deterministic: bool, on_gpu: bool) -> None:
+    """Ask torch for the same bits from the same inputs, or let it choose the fastest kernels.
+
+    On a GPU, kernels that have no deterministic form only warn.
+    """
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(deterministic, warn_only=on_gpu)
+    torch.backends.cudnn.benchmark = not deterministic
 
 
-def process_seed(seed: int, rank: int) -> int:
-    """The seed of what process `rank` draws while it trains (dropout): another one in each process."""
-    return int(np.random.SeedSequence([seed, rank]).generate_state(1)[0])
+def process_seed(seed: int, rank: int, step: int = 0) -> int:
+    """The seed of what process `rank` draws while it trains (dropout): another one in each process.
+
+    `step` is the step after which the process joined the run.
+    """
+    words = [seed, rank, step] if step else [seed, rank]
+    return int(np.random.SeedSequence(words).generate_state(1)[0])
 
 
 def seed_everything(seed: int) -> None:

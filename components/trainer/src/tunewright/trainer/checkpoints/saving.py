@@ -6,22 +6,28 @@ can go on in another number of processes.
 
 from __future__ import annotations
 
+import copy
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from tunewright.contracts.checkpoints import CHECKPOINT_FILE, CheckpointManifest, CheckpointRef
+from tunewright.contracts.checkpoints import (
+    CHECKPOINT_FILE,
+    CheckpointManifest,
+    CheckpointRef,
+    continuation_digest,
+)
 from tunewright.contracts.datasets import FileRecord
 from tunewright.contracts.files import sha256_of_file, sync_directory, write_json_atomically
 from tunewright.trainer.api import TrainerVariant
-from tunewright.trainer.checkpoints.finding import whole_checkpoints
+from tunewright.trainer.checkpoints.host_copies import HostCopies, compact
 from tunewright.trainer.checkpoints.random_states import random_state
 from tunewright.trainer.job import TrainingJob
-from tunewright.trainer.model_loading import sync_tree
+from tunewright.trainer.model_loading import sync_file
 from tunewright.trainer.strategies.engine import Engine
 
 COMMON_FILE = "common.pt"
@@ -50,6 +56,22 @@ class Share:
     """What the optimizer keeps of each, whole, by the parameter's name."""
 
 
+@dataclass(frozen=True)
+class Snapshot:
+    """What one process writes of the checkpoint of `step`."""
+
+    step: int
+    rank: int
+    num_processes: int
+    share: Share
+
+    common: dict[str, Any] | None = None
+    """On the main process: schedule, random states of all processes, what else the strategy keeps."""
+
+    record: CheckpointManifest | None = None
+    """On the main process: the checkpoint's record, its files still missing."""
+
+
 def tensors_file(rank: int, num_processes: int) -> str:
     """`trained-00000-of-00002.safetensors`: the parameters that process `rank` wrote."""
     return f"trained-{rank:05}-of-{num_processes:05}.safetensors"
@@ -58,11 +80,6 @@ def tensors_file(rank: int, num_processes: int) -> str:
 def optimizer_file(rank: int, num_processes: int) -> str:
     """`optimizer-00000-of-00002.pt`: what the optimizer keeps of those."""
     return f"optimizer-{rank:05}-of-{num_processes:05}.pt"
-
-
-def checkpoint_name(step: int) -> str:
-    """`step-000020`."""
-    return f"step-{step:06}"
 
 
 def trained_by_name(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
@@ -81,86 +98,86 @@ def owners_of(sizes: Sequence[int], num_processes: int) -> list[int]:
     return owners
 
 
-def take_share(engine: Engine, trained: Trained) -> Share:
-    """This process's share of the trained state. Collective. Nothing is copied that the process has whole anyway."""
+def take_share(engine: Engine, trained: Trained, copies: HostCopies | None = None) -> Share:
+    """This process's share of the trained state. Collective. Without `copies` it is the state itself, not a copy."""
     parameters = trained_by_name(trained.model)
     sizes = [parameter.numel() for parameter in parameters.values()]
-    share = Share({}, {})
+    share, keep = Share({}, {}), copies.copy if copies else compact
     for (name, parameter), owner in zip(parameters.items(), owners_of(sizes, engine.num_processes), strict=True):
         tensor, state = engine.whole(parameter), engine.optimizer_state(parameter)
         if owner == engine.rank:
-            share.tensors[name], share.optimizer[name] = tensor, state
+            share.tensors[name] = keep(name, tensor)
+            share.optimizer[name] = {key: keep(f"{name}/{key}", value) for key, value in state.items()}
+    if copies:
+        copies.wait()
     return share
 
 
-def save_checkpoint(
-    job: TrainingJob, engine: Engine, trained: Trained, step: int, position: dict[str, Any]
-) -> CheckpointRef | None:
-    """Write the checkpoint of `step`. Collective; gives the checkpoint on the main process."""
-    directory = job.run_dir.checkpoints / checkpoint_name(step)
-    temporary = directory.with_name(f".{directory.name}.tmp")
-    if engine.is_main:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-    share, states = take_share(engine, trained), engine.gather_objects(random_state())
-    engine.barrier()  # the directory is there
-    _write_share(temporary, engine, share)
-    if engine.is_main:
-        common = {"scheduler": trained.scheduler.state_dict(), "random": states, "engine": engine.extra_state()}
-        torch.save(common, temporary / COMMON_FILE)
-    sync_tree(temporary)
-    engine.barrier()  # every share is on disk
-    reference = None
-    if engine.is_main:
-        record = _record(job, engine, step, position, temporary)
-        write_json_atomically(temporary / CHECKPOINT_FILE, record.to_document())
-        reference = _put_in_place(temporary, directory, step)
-    engine.barrier()
-    return reference
+def take_snapshot(
+    job: TrainingJob,
+    engine: Engine,
+    trained: Trained,
+    step: int,
+    position: dict[str, Any],
+    copies: HostCopies | None = None,
+) -> Snapshot:
+    """What this process writes of the checkpoint of `step`. Collective.
+
+    With `copies` nothing of it changes when training goes on.
+    """
+    share, states = take_share(engine, trained, copies), engine.gather_objects(random_state())
+    extra = engine.extra_state()
+    if not engine.is_main:
+        return Snapshot(step, engine.rank, engine.num_processes, share)
+    common = {"scheduler": trained.scheduler.state_dict(), "random": states, "engine": extra}
+    record = _record(job, engine, step, position)
+    return Snapshot(step, engine.rank, engine.num_processes, share, copy.deepcopy(common), copy.deepcopy(record))
 
 
-def _write_share(directory: Path, engine: Engine, share: Share) -> None:
-    from safetensors.torch import save_file
-
-    tensors = {name: tensor.contiguous() for name, tensor in share.tensors.items()}
-    save_file(tensors, directory / tensors_file(engine.rank, engine.num_processes))
-    torch.save(share.optimizer, directory / optimizer_file(engine.rank, engine.num_processes))
-
-
-def _record(
-    job: TrainingJob, engine: Engine, step: int, position: dict[str, Any], directory: Path
-) -> CheckpointManifest:
+def _record(job: TrainingJob, engine: Engine, step: int, position: dict[str, Any]) -> CheckpointManifest:
     assert job.job.dataset is not None
     return CheckpointManifest(
         format_version=2,
         step=step,
         variant=job.variant.name,
         experiment_digest=job.experiment_digest,
+        continuation_digest=continuation_digest(job.experiment),
+        strategy=engine.strategy,
         dataset_digest=job.job.dataset.digest,
         num_processes=engine.num_processes,
         position=position,
-        files=tuple(FileRecord.of(directory, path.name) for path in sorted(directory.iterdir())),
+        files=(),
     )
 
 
-def _put_in_place(temporary: Path, directory: Path, step: int) -> CheckpointRef:
+def temporary_directory(directory: Path) -> Path:
+    """Where the checkpoint `directory` is written before it is whole."""
+    return directory.with_name(f".{directory.name}.tmp")
+
+
+def write_snapshot(directory: Path, snapshot: Snapshot) -> tuple[FileRecord, ...]:
+    """Write this process's files of the checkpoint `directory`, each on disk and with its digest. In any thread."""
+    from safetensors.torch import save_file
+
+    temporary, rank, count = temporary_directory(directory), snapshot.rank, snapshot.num_processes
+    temporary.mkdir(parents=True, exist_ok=True)
+    save_file(snapshot.share.tensors, temporary / tensors_file(rank, count))
+    torch.save(snapshot.share.optimizer, temporary / optimizer_file(rank, count))
+    names = [tensors_file(rank, count), optimizer_file(rank, count)]
+    if snapshot.common is not None:
+        torch.save(snapshot.common, temporary / COMMON_FILE)
+        names.append(COMMON_FILE)
+    for name in names:
+        sync_file(temporary / name)
+    return tuple(FileRecord.of(temporary, name) for name in names)
+
+
+def put_in_place(directory: Path, record: CheckpointManifest, files: Iterable[FileRecord]) -> CheckpointRef:
+    """Make the checkpoint `directory` whole, once every process has written its files: the record, then the name."""
+    temporary = temporary_directory(directory)
+    whole = record.model_copy(update={"files": tuple(sorted(files, key=lambda one: one.file))})
+    write_json_atomically(temporary / CHECKPOINT_FILE, whole.to_document())
     shutil.rmtree(directory, ignore_errors=True)  # a torn one, of an attempt that was killed
     temporary.rename(directory)
     sync_directory(directory.parent)
-    return CheckpointRef(path=str(directory), step=step, sha256=sha256_of_file(directory / CHECKPOINT_FILE))
-
-
-def remove_old_checkpoints(directory: Path, keep_last: int) -> None:
-    """Remove all but the newest `keep_last`. The record goes first, so that a crash leaves nothing that looks whole."""
-    for path in whole_checkpoints(directory)[:-keep_last]:
-        (path / CHECKPOINT_FILE).unlink()
-        sync_directory(path)
-        shutil.rmtree(path)
-
-
-def remove_torn_checkpoints(directory: Path) -> None:
-    """Remove what killed attempts left half-written or half-removed."""
-    whole = set(whole_checkpoints(directory))
-    for path in (*directory.glob(".step-*.tmp"), *directory.glob("step-*")):
-        if path not in whole:
-            shutil.rmtree(path)
+    return CheckpointRef(path=str(directory), step=record.step, sha256=sha256_of_file(directory / CHECKPOINT_FILE))

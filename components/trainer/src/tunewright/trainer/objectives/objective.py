@@ -14,6 +14,13 @@ from tunewright.trainer.computing.language_model import LanguageModel
 from tunewright.trainer.dataset import TokenDataset, TokenSequence
 
 
+class Say(Protocol):
+    """Writes a line into the job's log, where this is the main process."""
+
+    def __call__(self, line: str) -> None:
+        """Called by any process."""
+
+
 class Gather(Protocol):
     """Gives every process's value, in the order of ranks."""
 
@@ -37,6 +44,19 @@ class Beginning:
 
     cache_root: Path
     """Where prepared datasets live on this node: what is computed once for dataset and model is kept beside them."""
+
+    run_dir: Path
+    """Of the run, where it is kept if nothing can be written there."""
+
+    sequences_apart: bool
+    """Whether several sequences can share a forward pass."""
+
+    say: Say
+
+    evaluation_dataset: TokenDataset | None = None
+    """The dataset of its own that the run is evaluated on. Its sequences are counted on from those of `dataset`."""
+
+    evaluation_dataset_digest: str | None = None
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,9 @@ from tunewright.trainer.strategies.engine import Engine
 
 _ENGINES = {
     "ddp": "ddp:DdpEngine",
+    "deepspeed_zero2": "deepspeed:Zero2Engine",
+    "deepspeed_zero3": "deepspeed:Zero3Engine",
+    "fsdp2": "fsdp2:Fsdp2Engine",
 }
 
 

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 
 from tunewright.contracts.experiment import ExperimentSpec
+from tunewright.trainer.optimization import restore_state
 from tunewright.trainer.strategies.engine import Applied, Engine, MakeOptimizer, RefuseNorm, nothing_special
 from tunewright.trainer.strategies.process_group import join_process_group, leave_process_group
 
@@ -81,12 +82,8 @@ class DdpEngine(Engine):
 
     def set_optimizer_state(self, parameter: torch.nn.Parameter, state: Mapping[str, Any]) -> None:
         """As the optimizer would have it: moments beside the parameter, counters where they were."""
-        if not state:
-            return
-        self.optimizer.state[parameter] = {
-            name: value.to(parameter.device) if isinstance(value, torch.Tensor) and value.ndim else value
-            for name, value in state.items()
-        }
+        if state:
+            restore_state(self.optimizer, parameter, state)
 
     def extra_state(self) -> dict[str, Any]:
         """float16's loss scale."""

@@ -61,6 +61,14 @@ class Engine(abc.ABC):
     def describe(self) -> dict[str, Any]:
         """What really runs, read off the wrapped model and optimizer and not off the experiment: goes to the record."""
 
+    def passes_to_make(self, own: int) -> int:
+        """How many forward passes this process must make that has `own` of its own, in training or without gradients.
+
+        Where each pass has to fetch weights or share gradients, all processes make as many: those that have no more
+        make passes that count for nothing. Collective.
+        """
+        return own
+
     @abc.abstractmethod
     def accumulation(self, wrapped: Any, is_last: bool) -> contextlib.AbstractContextManager[None]:
         """Around one forward and backward pass: gradients have to be shared after the last one of a step only."""
@@ -104,14 +112,28 @@ class Engine(abc.ABC):
         """Put back what `extra_state` gave."""
 
     def model_state(self, model: Any, wanted: Callable[[str], bool]) -> dict[str, torch.Tensor]:
-        """The wanted tensors of `model.state_dict()`, whole, on the main process; elsewhere nothing. Collective."""
-        state = {}
+        """The wanted tensors of `model.state_dict()`, whole, on the main process's CPU; elsewhere nothing. Collective.
+
+        They are gathered one by one. One that has two names, as tied embeddings have, is there once under both.
+        """
+        state: dict[str, torch.Tensor] = {}
+        names: dict[int, str] = {}
         for name, tensor in model.state_dict(keep_vars=True).items():
-            if wanted(name):
-                whole = self.whole(tensor)
-                if self.is_main:
-                    state[name] = whole.detach()
+            if not wanted(name):
+                continue
+            first = names.setdefault(id(tensor), name)
+            whole = self.whole(tensor) if first == name else None
+            if self.is_main:
+                state[name] = state[first] if whole is None else whole.detach().cpu()
         return state
+
+    def max_over_processes(self, value: float) -> float:
+        """The greatest of all processes' `value`. Collective."""
+        if self.num_processes == 1:
+            return value
+        greatest = torch.tensor([value], dtype=torch.float64, device=self.device)
+        torch.distributed.all_reduce(greatest, torch.distributed.ReduceOp.MAX)
+        return float(greatest[0])
 
     def sum_over_processes(self, value: float) -> float:
         """The sum of every process's `value`. Collective."""

@@ -17,6 +17,6 @@ def tunewright_register_variants(register: VariantRegistry) -> None:
             entry="tunewright.variants.full.variant:FullVariant",
             options_type=FullOptions,
             api=1,
-            strategies=frozenset({"ddp"}),
+            strategies=frozenset({"ddp", "deepspeed_zero2", "deepspeed_zero3", "fsdp2"}),
         )
     )

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from tunewright.trainer.api import ModelContext, VariantDefaults
+from tunewright.trainer.api import VariantDefaults
 from tunewright.variants.full.options import FullOptions
 
 
@@ -13,8 +11,3 @@ class FullVariant(VariantDefaults):
 
     def __init__(self, options: FullOptions) -> None:
         self.options = options
-
-    def prepare_model(self, model: Any, context: ModelContext) -> Any:
-        """The model itself, every parameter requiring a gradient."""
-        model.requires_grad_(True)
-        return model

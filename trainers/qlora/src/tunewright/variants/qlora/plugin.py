@@ -6,6 +6,8 @@ from tunewright.contracts.hookspecs import hookimpl
 from tunewright.contracts.variants import VariantInfo, VariantRegistry
 from tunewright.variants.qlora.options import QloraOptions
 
+_CUTS_WEIGHTS = "would cut the four-bit weights in pieces, which bitsandbytes can read as a whole only"
+
 
 @hookimpl
 def tunewright_register_variants(register: VariantRegistry) -> None:
@@ -17,6 +19,10 @@ def tunewright_register_variants(register: VariantRegistry) -> None:
             entry="tunewright.variants.qlora.variant:QloraVariant",
             options_type=QloraOptions,
             api=1,
-            strategies=frozenset({"ddp"}),
+            strategies=frozenset({"ddp", "deepspeed_zero2"}),
+            refusals={
+                "deepspeed_zero3": f"ZeRO-3 {_CUTS_WEIGHTS}: use deepspeed_zero2, or variant `lora`",
+                "fsdp2": f"FSDP2 {_CUTS_WEIGHTS}: use deepspeed_zero2, or variant `lora`",
+            },
         )
     )

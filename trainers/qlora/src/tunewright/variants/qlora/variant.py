@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ class QloraVariant(AdapterDefaults):
     def __init__(self, options: QloraOptions) -> None:
         super().__init__(options)
         self.quantization = options
+        self._to_be_quantized: set[int] = set()
 
     def load_model(self, context: ModelContext) -> Any:
         """The base with its linear layers but the output's in four bits; everything else float32."""
@@ -28,8 +30,17 @@ class QloraVariant(AdapterDefaults):
         model = load_weights(
             base, quantization_config=self._quantization_config(context), device_map={"": str(context.device)}
         )
+        if context.without_weights:
+            self._to_be_quantized = {id(layer.weight) for _, layer in layers_to_quantize(model)}
         keep_gradients_right(model)
         return model
+
+    def weight_bytes(self, name: str, parameter: torch.Tensor) -> int:
+        """Half a byte an entry where it is quantized, and the scale of each block: a byte, or float32."""
+        if id(parameter) not in self._to_be_quantized:
+            return super().weight_bytes(name, parameter)
+        scale_bytes = 1 if self.quantization.double_quant else 4
+        return parameter.numel() // 2 + parameter.numel() // _BLOCK * scale_bytes
 
     def _quantization_config(self, context: ModelContext) -> Any:
         from transformers import BitsAndBytesConfig
@@ -68,12 +79,17 @@ def refuse_uneven_layers(context: ModelContext) -> None:
 
 def uneven_layers(model: Any) -> list[str]:
     """Names, with their inputs, of the layers that would be quantized and whose inputs are no multiple of 64."""
-    output = model.get_output_embeddings()
     return [
-        f"{name} ({module.in_features})"
-        for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear) and module is not output and module.in_features % _BLOCK
+        f"{name} ({layer.in_features})" for name, layer in layers_to_quantize(model) if layer.in_features % _BLOCK
     ]
+
+
+def layers_to_quantize(model: Any) -> Iterator[tuple[str, torch.nn.Linear]]:
+    """All linear layers but the output's, with their names."""
+    output = model.get_output_embeddings()
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Linear) and module is not output:
+            yield name, module
 
 
 def _shapes_only(context: ModelContext) -> Any:

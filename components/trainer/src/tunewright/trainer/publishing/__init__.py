@@ -1,0 +1,1 @@
+"""Where the final model goes beside the run."""

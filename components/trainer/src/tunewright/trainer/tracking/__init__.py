@@ -1,0 +1,1 @@
+"""Metrics beside `metrics.jsonl`: trackers that users know."""

@@ -1,0 +1,133 @@
+"""What `trainer estimate` says before a training, against the memory that the training then took."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from conformance.tiny_jobs import make_cache, make_conversations, make_job, make_model, run_trainer
+from tunewright.contracts.experiment import ExperimentSpec
+from tunewright.trainer.estimating.estimate import memory_of
+from tunewright.trainer.estimating.live_memory import LiveMemory
+from tunewright.trainer.estimating.rehearsal import Rehearsal
+
+pytestmark = pytest.mark.timeout(300)
+
+QUICKSTART = {
+    "vocab_size": 512, "hidden_size": 256, "intermediate_size": 704, "num_attention_heads": 8, "num_key_value_heads": 8,
+}  # fmt: skip
+"""examples/models/tiny."""
+
+HUNDRED_MILLION = {
+    "vocab_size": 8192, "hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 13,
+    "num_attention_heads": 12, "num_key_value_heads": 6,
+}  # fmt: skip
+VARIANTS = ("full", "lora", "qlora")
+
+
+def make(root: Path, model: dict[str, Any], variant: str, **training: Any) -> Path:
+    """A job of two steps on conversations of up to 256 tokens."""
+    cache = make_cache(root / "cache", make_conversations(8, longest=256))
+    directory = make_model(root / "model", max_position_embeddings=1024, **model)
+    return make_job(
+        root, directory, cache, variant=variant, max_steps=2, batch_size=1, micro_batch_size=1,
+        tables={"dataset": {"max_length_tokens": 256, "mix": [{"source": "tiny.jsonl"}]}}, **training,
+    )  # fmt: skip
+
+
+def estimated(subject: Path) -> dict[str, Any]:
+    result = run_trainer("estimate", subject, "--json")
+    assert result.returncode == 0, result.stderr
+    document: dict[str, Any] = json.loads(result.stdout)
+    return document
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("model", [QUICKSTART, HUNDRED_MILLION], ids=["quickstart", "100M"])
+def test_the_estimate_is_within_a_fifth_of_what_happened(tmp_path: Path, model: dict[str, Any], variant: str) -> None:
+    job = make(tmp_path, model, variant)
+    result = run_trainer("train", job)
+    assert result.returncode == 0, result.stderr
+    document = estimated(job)
+    ratio = document["memory"]["peak_bytes"] / document["happened"]["peak_memory_bytes"]
+    print(f"{variant}: estimated {document['memory']}, happened {document['happened']}: {ratio:.3f}")
+    assert 0.8 <= ratio <= 1.2
+
+
+def test_an_experiment_is_estimated_before_anything_is_prepared_and_nothing_is_written(tmp_path: Path) -> None:
+    experiment = tmp_path / "experiment.toml"
+    model = make_model(tmp_path / "model", **QUICKSTART)
+    experiment.write_text(
+        f'schema = 1\nname = "later"\n[model]\nname_or_path = "{model}"\nweights = "random"\n'
+        '[dataset]\nmax_length_tokens = 64\n[[dataset.mix]]\nsource = "not-there-yet.jsonl"\n'
+        '[training]\nvariant = "lora"\nbatch_size = 4\nmicro_batch_size = 2\nmax_steps = 3\n'
+    )
+    before = sorted(tmp_path.rglob("*"))
+    document = estimated(experiment)
+    assert sorted(tmp_path.rglob("*")) == before
+    assert document["step_tokens"] == 4 * 64
+    assert document["num_trained"] < document["num_parameters"]
+    assert document["seconds"] > 0
+    assert document["happened"] == {}
+
+
+def rehearsal(**changes: Any) -> Rehearsal:
+    return Rehearsal(
+        **{
+            "num_parameters": 1000, "num_trained": 1000, "weights_bytes": 4000, "frozen_matrix_bytes": 0,
+            "activations_bytes": 600, "num_matrices_trained": 900, "pass_flops": 1, "pass_tokens": 1, **changes,
+        }
+    )  # fmt: skip
+
+
+def spec(processes: int = 1, **training: Any) -> ExperimentSpec:
+    return ExperimentSpec.model_validate(
+        {
+            "name": "x",
+            "model": {"name_or_path": "m"},
+            "dataset": {"mix": [{"source": "d.jsonl"}]},
+            "training": training,
+            "cluster": {"processes_per_node": processes},
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("training", "processes", "expected"),
+    [
+        ({}, 1, {"weights_bytes": 4000, "gradients_bytes": 4000, "optimizer_bytes": 8000}),
+        ({"optimizer": "muon"}, 1, {"optimizer_bytes": 4 * 900 + 8 * 100}),
+        ({"optimizer": "adamw_8bit"}, 1, {"optimizer_bytes": 2100}),
+        ({}, 2, {"weights_bytes": 4000, "gradients_bytes": 8000, "optimizer_bytes": 8000}),
+        ({"strategy": "deepspeed_zero2"}, 2, {"weights_bytes": 4000, "gradients_bytes": 2000, "optimizer_bytes": 6000}),
+        ({"strategy": "fsdp2"}, 4, {"weights_bytes": 1000, "gradients_bytes": 1000, "optimizer_bytes": 2000}),
+    ],
+)
+def test_strategies_and_optimizers_divide_memory_as_their_papers_say(
+    training: dict[str, Any], processes: int, expected: dict[str, int]
+) -> None:
+    memory = memory_of(rehearsal(), spec(processes, batch_size=4, **training), process_bytes=100)
+    assert {name: getattr(memory, name) for name in expected} == expected
+
+
+def test_the_peak_is_in_a_step_or_while_saving_whichever_is_more() -> None:
+    in_a_step = memory_of(rehearsal(), spec(), process_bytes=0)
+    assert in_a_step.peak_bytes == 4000 + 8000 + 4000 + 600
+    assert in_a_step.saving_bytes == 4000
+
+
+def test_live_memory_counts_what_is_held_and_forgets_what_is_let_go() -> None:
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode(), LiveMemory() as memory:
+        held = torch.empty(1000)
+        view = held[:10]
+        gone = held + 1
+        del gone
+        assert memory.live_bytes == 4000
+        assert memory.peak_bytes == 8000
+        assert view.shape == (10,)

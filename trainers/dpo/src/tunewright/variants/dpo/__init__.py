@@ -1,0 +1,1 @@
+"""Variant `dpo`: trains on preferences, without a reward model."""

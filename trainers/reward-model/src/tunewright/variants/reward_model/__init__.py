@@ -1,0 +1,1 @@
+"""Variant `reward_model`: trains a score for conversations on preferences."""
