@@ -103,13 +103,12 @@ def test_inspect_tells_step_variant_and_files_of_a_checkpoint(job: Path, capsys:
     assert (found["kind"], found["step"], found["verified"]) == ("checkpoint", 6, True)
     assert found["variant"] == open_job(job).variant.name
     assert {one["file"] for one in found["files"]} == {
-        "trained.safetensors",
-        "optimizer.pt",
-        "scheduler.pt",
-        "random.pt",
+        "trained-00000-of-00001.safetensors",
+        "optimizer-00000-of-00001.pt",
+        "common.pt",
     }
     assert run("inspect", job.parent / "checkpoints" / "step-000006") == 0
-    assert "trained.safetensors" in capsys.readouterr().out
+    assert "trained-00000-of-00001.safetensors" in capsys.readouterr().out
 
 
 def test_inspect_verifies_a_model_against_its_runs_record(
@@ -131,11 +130,11 @@ def test_a_corrupted_checkpoint_is_neither_inspected_nor_exported(
 ) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(job.parent, copy)
-    with (copy / "checkpoints" / "step-000006" / "optimizer.pt").open("r+b") as file:
+    with (copy / "checkpoints" / "step-000006" / "optimizer-00000-of-00001.pt").open("r+b") as file:
         file.write(b"?")
     assert run("inspect", copy) == 65
     assert run("export", copy / "checkpoints" / "step-000006", "--to", tmp_path / "to") == 65
-    assert capsys.readouterr().err.count("optimizer.pt: sha256 is") == 2
+    assert capsys.readouterr().err.count("optimizer-00000-of-00001.pt: sha256 is") == 2
     assert not (tmp_path / "to").exists()
 
 

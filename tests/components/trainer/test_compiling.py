@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -14,13 +15,16 @@ from tunewright.trainer.computing.compiling import compile_layers
 from tunewright.trainer.step import run_step
 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="torch compiles for CPUs by a C++ compiler")
+is_slow = pytest.mark.skipif(
+    "TUNEWRIGHT_SLOW_TESTS" not in os.environ, reason="compiles for minutes: set TUNEWRIGHT_SLOW_TESTS to run it"
+)
 
 
 @needs_compiler
-@pytest.mark.slow
+@is_slow
 @pytest.mark.timeout(600)
 def test_compiled_layers_train_as_others_do_whatever_the_lengths(tmp_path: Path) -> None:
-    """One layer, three steps of different lengths."""
+    """Three steps, each of other lengths."""
     losses: list[list[float]] = []
     names: list[list[str]] = []
     for compiled in (False, True):

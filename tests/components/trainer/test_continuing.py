@@ -111,7 +111,7 @@ def test_only_what_decides_the_numbers_must_be_the_same(tmp_path: Path, change: 
         assert found is not None
         assert found.manifest.step == 3
     else:
-        with pytest.raises(IntegrityError, match="is of another (experiment|variant)"):
+        with pytest.raises(IntegrityError, match=r"is of another (experiment|variant)"):
             find_checkpoint(open_job(other))
 
 

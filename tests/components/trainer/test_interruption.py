@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +45,8 @@ def summary_of(job: Path) -> dict[str, Any]:
     return found
 
 
-def num_lines(path: Path) -> int:
-    return path.read_text().count("\n") if path.exists() else 0
+def has_more_lines(path: Path, number: int) -> bool:
+    return path.exists() and path.read_text().count("\n") > number
 
 
 def test_a_run_that_gets_sigterm_or_sigusr1_saves_its_step_ends_with_75_and_goes_on_to_the_same_bytes(
@@ -56,7 +57,7 @@ def test_a_run_that_gets_sigterm_or_sigusr1_saves_its_step_ends_with_75_and_goes
     run_training(open_job(whole))
     for number, lines in ((signal.SIGTERM, 5), (signal.SIGUSR1, 20)):
         trainer = start(stopped)
-        trainer.wait_until(lambda lines=lines: num_lines(stopped.parent / "metrics.jsonl") > lines)
+        trainer.wait_until(partial(has_more_lines, stopped.parent / "metrics.jsonl", lines))
         trainer.send(number)
         assert trainer.wait() == 75
         step = metrics_of(stopped)[-1]["step"]

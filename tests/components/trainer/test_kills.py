@@ -8,6 +8,7 @@ import random
 import signal
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,10 @@ def losses_of(job: Path) -> list[float]:
     return [line["loss"] for line in lines]
 
 
+def is_begun(directory: Path, name: str) -> bool:
+    return (directory / f".{name}.tmp").exists() or (directory / name).exists()
+
+
 def checkpoints_of(job: Path) -> list[str]:
     return sorted(path.parent.name for path in (job.parent / "checkpoints").glob("step-*/checkpoint.json"))
 
@@ -60,7 +65,7 @@ def test_a_run_killed_again_and_again_while_it_saves_ends_with_the_bytes_of_one_
     for number in range(1, 5):
         trainer, last = start(killed), f"step-{6 * number:06}"
         # At the moment it begins to write a checkpoint, and a random one in the steps and saves after it.
-        trainer.wait_until(lambda last=last: (directory / f".{last}.tmp").exists() or last in checkpoints_of(killed))
+        trainer.wait_until(partial(is_begun, directory, last))
         time.sleep(random.choice((0.0, random.uniform(0, 0.02))))
         if trainer.is_running:
             trainer.kill()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,9 +13,11 @@ from torch.nn.functional import cross_entropy
 from torch.profiler import ProfilerActivity, profile
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from components.trainer.tiny_sessions import session_of
 from conformance.tiny_jobs import TINY_CONFIG
 from tunewright.trainer.batches import Batch
-from tunewright.trainer.computing import chunked_loss
+from tunewright.trainer.computing import assembling, chunked_loss
+from tunewright.trainer.computing.assembling import call_model, try_model
 from tunewright.trainer.computing.chunked_loss import OutputLayer, chunks_of
 from tunewright.trainer.computing.language_model import LanguageModel, takes_positions_to_keep
 from tunewright.trainer.computing.loss_head import find_loss_head
@@ -236,3 +240,34 @@ def test_between_passes_the_layer_gives_logits_and_has_its_names() -> None:
     assert model(input_ids=ids).logits.shape == (1, 4, 128)
     assert list(model.state_dict()) == names
     assert "forward" not in vars(head.layer)
+
+
+class Halving(torch.nn.Module):
+    """Wraps a model as a strategy does, and does something to what it gives."""
+
+    def __init__(self, inner: torch.nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, **arguments: Any) -> Any:
+        output = self.inner(**arguments)
+        output.logits = output.logits / 2
+        return output
+
+
+def test_a_strategy_under_which_the_loss_is_another_gets_logits_and_a_note(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with session_of(tmp_path) as session:
+        model, experiment = session.trained.model, session.job.experiment
+        trial = try_model(model, model, session.context)
+        fused = call_model(model, model, trial, session.engine, experiment)
+        plain = call_model(Halving(model), model, trial, session.engine, experiment)
+    assert (fused.model.head is not None, fused.notes(CPU)) == (True, [])
+    assert plain.model.head is None
+    (note,) = plain.notes(CPU)
+    assert note.startswith("losses are computed from whole logits")
+    assert plain.describe()["loss"].startswith("from whole logits: with this strategy")
+    monkeypatch.setattr(assembling, "has_bfloat16_instructions", lambda: False)
+    (slow,) = replace(fused, dtype="bfloat16").notes(CPU)
+    assert slow.startswith("this CPU has no instructions for bfloat16")

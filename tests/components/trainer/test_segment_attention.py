@@ -11,9 +11,15 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.masking_utils import causal_mask_function, sliding_window_causal_mask_function
 
 from conformance.tiny_jobs import TINY_CONFIG
-from tunewright.trainer.computing import segment_attention
+from tunewright.trainer.computing import segment_attention as attending
 from tunewright.trainer.computing.isolation import keeps_sequences_apart
-from tunewright.trainer.computing.segment_attention import NAME, causal_lengths, use_segments
+from tunewright.trainer.computing.segment_attention import (
+    NAME,
+    causal_lengths,
+    segment_attention,
+    use_segments,
+    whole_mask,
+)
 
 CPU = torch.device("cpu")
 LENGTHS = (7, 1, 30, 12)
@@ -65,7 +71,7 @@ def test_a_packed_row_is_computed_segment_by_segment(monkeypatch: pytest.MonkeyP
         seen.append(query.shape[2])
         return real(query, *arguments, **options)
 
-    monkeypatch.setattr(segment_attention, "attend", note)
+    monkeypatch.setattr(attending, "attend", note)
     ids, positions = make_row()
     make()(input_ids=ids, position_ids=positions, use_cache=False)
     assert seen == [*LENGTHS, *LENGTHS]  # two layers
@@ -150,3 +156,13 @@ def test_lengths_are_read_off_a_causal_mask_and_off_no_other() -> None:
     assert causal_lengths(packed(lambda *_: torch.ones((), dtype=torch.bool), LENGTHS), total, CPU) == []
     leaky = packed(causal_mask_function, LENGTHS)
     assert causal_lengths(lambda b, h, q, k: leaky(b, h, q, k) | ((q == 20) & (k == 7)), total, CPU) == []
+
+
+def test_a_bias_by_position_is_added_within_the_segments() -> None:
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(1, 2, 10, 4, generator=generator) for _ in range(3))
+    bias, lengths, module = torch.randn(1, 2, 10, 10, generator=generator), torch.tensor([3, 7]), torch.nn.Module()
+    ours, _ = segment_attention(module, query, key, value, lengths[None, None, None], position_bias=bias)
+    scores = (query @ key.transpose(-1, -2) * 4**-0.5 + bias).masked_fill(~whole_mask(lengths), float("-inf"))
+    assert difference(ours, (scores.softmax(-1) @ value).transpose(1, 2)) <= 1e-6
+    assert whole_mask(lengths)[0, 0].sum() == 3 * 4 / 2 + 7 * 8 / 2

@@ -330,7 +330,7 @@ def test_a_job_that_saved_and_asks_to_be_requeued_is_started_again_but_not_where
     requeued = submit(make_job(home, SAVES_AND_ENDS_WITH_75, max_retries=1))
     stopped = submit(make_job(home, SAVES_AND_ENDS_WITH_75, max_retries=1))
     for handle in (requeued, stopped):
-        wait_for_line(handle, b"up")
+        wait_for_line(handle)
     os.kill(document(requeued)["job"][0], signal.SIGTERM)  # as a machine does that needs its place
     LocalCluster().stop(stopped)
     assert wait(requeued).state is JobState.SUCCEEDED

@@ -207,7 +207,7 @@ def refuse_another_experiment(run: RunDir, checked: CheckedExperiment) -> None:
 
 def _identity(spec: ExperimentSpec | None) -> tuple[str, str] | None:
     """What a run keeps when it goes on: all that decides what is computed, and the cluster that knows its job."""
-    return spec and (continuation_digest(spec), spec.cluster.name)
+    return None if spec is None else (continuation_digest(spec), spec.cluster.name)
 
 
 def _digests(was: ModelReference | None, now: ModelReference) -> tuple[str | None, str | None]:

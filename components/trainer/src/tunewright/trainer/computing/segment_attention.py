@@ -113,14 +113,14 @@ def segment_attention(
     """
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+    if attention_mask is not None and attention_mask.dtype is torch.int64 and "position_bias" in arguments:
+        attention_mask = whole_mask(attention_mask.flatten().to(query.device))
     if attention_mask is None or attention_mask.dtype is not torch.int64:
         output: torch.Tensor
         output, _ = sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **arguments
         )
         return output, None
-    if arguments.get("position_bias") is not None or arguments.get("softcap") is not None:
-        raise NotImplementedError(f"{NAME}: this model adds to its attention scores; use model.attention = `eager`")
     lengths, dtype = attention_mask.flatten().tolist(), query.dtype
     if dtype is not torch.float32 and computes_faster_in_float32(query.device):
         query, key, value = query.float(), key.float(), value.float()
@@ -132,6 +132,13 @@ def segment_attention(
         for one_q, one_k, one_v in zip(queries, keys, values, strict=True)
     ]
     return torch.cat([output.transpose(1, 2) for output in outputs], dim=1).to(dtype), None
+
+
+def whole_mask(lengths_S: torch.Tensor) -> torch.Tensor:
+    """The mask (1, 1, T, T), true where a query sees a key: for models that add to their scores as they attend."""
+    number_T = torch.arange(len(lengths_S), device=lengths_S.device).repeat_interleave(lengths_S)
+    position_T = torch.arange(len(number_T), device=lengths_S.device)
+    return ((number_T[:, None] == number_T) & (position_T[:, None] >= position_T))[None, None]
 
 
 def computes_faster_in_float32(device: torch.device) -> bool:

@@ -79,9 +79,7 @@ def refuse_uneven_layers(context: ModelContext) -> None:
 
 def uneven_layers(model: Any) -> list[str]:
     """Names, with their inputs, of the layers that would be quantized and whose inputs are no multiple of 64."""
-    return [
-        f"{name} ({layer.in_features})" for name, layer in layers_to_quantize(model) if layer.in_features % _BLOCK
-    ]
+    return [f"{name} ({layer.in_features})" for name, layer in layers_to_quantize(model) if layer.in_features % _BLOCK]
 
 
 def layers_to_quantize(model: Any) -> Iterator[tuple[str, torch.nn.Linear]]:
