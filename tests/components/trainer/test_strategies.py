@@ -211,16 +211,6 @@ def test_evaluations_and_the_best_model_are_the_same_too(world: World, jobs: Job
 
 
 @pytest.mark.parametrize("strategy", SHARDED)
-@pytest.mark.parametrize("variant", ["dpo", "reward_model"])
-def test_pairs_train_the_same_too(world: World, jobs: Jobs, strategy: str, variant: str) -> None:
-    pairs: dict[str, Any] = {"cache": jobs.pairs, "batch_size": 4, "num_epochs": 1}
-    alone, job = jobs.alone(variant, **pairs), jobs.together(strategy, variant, packing=False, **pairs)
-    world.train(job)
-    assert len(losses_of(job)) > 1
-    assert losses_of(job) == pytest.approx(losses_of(alone), rel=CLOSE)
-
-
-@pytest.mark.parametrize("strategy", SHARDED)
 def test_a_norm_that_is_no_number_ends_the_run_in_words(world: World, jobs: Jobs, strategy: str) -> None:
     job = jobs.together(strategy, learning_rate=1e20, max_grad_norm=0)
     with pytest.raises(CaseFailed, match=r"TrainingDiverged: step \d: the (loss|norm of the gradients) is (nan|inf)"):

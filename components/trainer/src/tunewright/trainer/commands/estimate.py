@@ -40,6 +40,7 @@ def _lines(made: Estimate, happened: dict[str, Any]) -> list[str]:
         "optimizer": memory.optimizer_bytes,
         "activations": memory.activations_bytes,
         "copies while saving": memory.saving_bytes,
+        "read while loading": memory.loading_bytes,
     }
     peak = f"{_gib(memory.peak_bytes)} at most, in each of {made.num_processes} processes"
     lines = [

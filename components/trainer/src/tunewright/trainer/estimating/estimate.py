@@ -39,11 +39,15 @@ class MemoryEstimate:
     saving_bytes: int
     """What is copied while a checkpoint or the model is written: gradients and activations are free by then."""
 
+    loading_bytes: int
+    """What is read while the model is loaded, and not kept: weights before they are compressed."""
+
     @property
     def peak_bytes(self) -> int:
-        """The most that is needed at one time."""
-        kept = self.process_bytes + self.weights_bytes + self.optimizer_bytes
-        return kept + max(self.gradients_bytes + self.activations_bytes, self.saving_bytes)
+        """The most that is needed at one time: in a step, while saving, or while loading."""
+        kept = self.process_bytes + self.weights_bytes
+        step = self.optimizer_bytes + self.gradients_bytes + self.activations_bytes
+        return kept + max(step, self.optimizer_bytes + self.saving_bytes, self.loading_bytes)
 
 
 @dataclass(frozen=True)
@@ -115,7 +119,10 @@ def memory_of(rehearsal: Rehearsal, experiment: ExperimentSpec, process_bytes: i
         saving //= processes
     if training.strategy in ("deepspeed_zero3", "fsdp2"):
         weights //= processes
-    return MemoryEstimate(process_bytes, weights, gradients, optimizer, rehearsal.activations_bytes + largest, saving)
+    activations = rehearsal.activations_bytes + largest
+    return MemoryEstimate(
+        process_bytes, weights, gradients, optimizer, activations, saving, loading_bytes=rehearsal.read_bytes
+    )
 
 
 def _optimizer_bytes(rehearsal: Rehearsal, optimizer: str) -> int:

@@ -29,6 +29,9 @@ class Rehearsal:
     weights_bytes: int
     """All weights, as the variant stores them."""
 
+    read_bytes: int
+    """Weights that are stored compressed, as they are read: in memory together with the rest while they are loaded."""
+
     frozen_matrix_bytes: int
     """The largest weight that is stored compressed, whole in the precision it is multiplied in."""
 
@@ -69,11 +72,13 @@ def rehearse(subject: Subject) -> Rehearsal:
             _run(model, spec, tokens, max(1, round(tokens * subject.trained_share)))
         peak = memory.peak_bytes
     compressed = [one.numel() for name, one in parameters.items() if stored[name] < one.numel() * one.element_size()]
+    read = sum(one.numel() * one.element_size() for one in parameters.values() if not one.requires_grad)
     itemsize = 4 if spec.dtype == "float32" else 2
     return Rehearsal(
         num_parameters=sum(one.numel() for one in parameters.values()),
         num_trained=sum(one.numel() for one in trained),
         weights_bytes=sum(stored.values()),
+        read_bytes=read if compressed else 0,
         frozen_matrix_bytes=max(compressed, default=0) * itemsize,
         activations_bytes=peak - before - gradients,
         num_matrices_trained=sum(one.numel() for one in trained if one.ndim == 2),

@@ -34,6 +34,10 @@ class Tracker(Observer):
 
             self.attempt(mlflow.flush_async_logging)
         self.attempt(self.opened.finish)
+        if self.name == "wandb":
+            import wandb
+
+            self.attempt(wandb.teardown)  # its service writes on for a moment after an offline run is finished
 
     def attempt(self, act: Callable[[], Any]) -> Any:
         """What `act` gives; None, and one line on stderr, where it fails."""
