@@ -58,6 +58,8 @@ def packages() -> dict[str, str]:
 
 def failed_imports() -> Iterator[tuple[str, str]]:
     """Each top-level module that cannot be imported, and why."""
+    # GitPython, which MLflow brings, looks for a `git` when it is imported: an image without one is whole.
+    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
     for module in sorted(importlib.metadata.packages_distributions()):
         if not module.isidentifier() or module.startswith("_") or module in NO_MODULE_OF_ITS_OWN:
             continue
