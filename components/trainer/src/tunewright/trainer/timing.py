@@ -94,9 +94,17 @@ def peak_memory_bytes(device: torch.device) -> int:
     """The most this process has had: of the GPU's memory where it computes on one, else resident in the host's."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
+    return resident_bytes("VmHWM")
+
+
+def resident_bytes(key: str = "VmRSS") -> int:
+    """Memory of this process in the host now (`VmRSS`), or the most it has had (`VmHWM`), as Linux counts it.
+
+    Elsewhere it is the most it has had.
+    """
     try:
         with open("/proc/self/status") as file:
-            return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM:"))
+            return next(int(line.split()[1]) * 1024 for line in file if line.startswith(f"{key}:"))
     except (OSError, StopIteration):
         import resource
 

@@ -6,9 +6,13 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
+
 from tunewright.contracts.experiment import ExperimentSpec
+from tunewright.trainer.efficiency import peak_tflops
 from tunewright.trainer.estimating.rehearsal import Rehearsal, rehearse
 from tunewright.trainer.estimating.subject import Subject
+from tunewright.trainer.timing import resident_bytes
 
 _OPTIMIZER_BYTES = {"adamw": 8.0, "paged_adamw": 8.0, "adamw_8bit": 2.1, "paged_adamw_8bit": 2.1, "muon": 8.0}
 """Per trained parameter: two moments in float32, or in 8 bits with their scales."""
@@ -131,31 +135,23 @@ def _optimizer_bytes(rehearsal: Rehearsal, optimizer: str) -> int:
     return round(_MUON_BYTES * matrices + _OPTIMIZER_BYTES[optimizer] * others)
 
 
-def resident_bytes(key: str = "VmRSS") -> int:
-    """Memory of this process now (`VmRSS`), or the most it has had (`VmHWM`), as Linux counts it."""
-    with open("/proc/self/status") as file:
-        line = next(line for line in file if line.startswith(f"{key}:"))
-    return int(line.split()[1]) * 1024
-
-
 def device_flops_per_second(experiment: ExperimentSpec) -> float:
-    """What a device reaches in training: a share of the peak that the experiment gives, or of what is measured here."""
-    if experiment.training.peak_tflops:
-        return experiment.training.peak_tflops * 1e12 * _SHARE_OF_PEAK
-    return _measured_flops_per_second(experiment.model.dtype) * _SHARE_OF_PEAK
+    """What a device reaches in training: a share of its peak, which is stated, known, or measured on this machine."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = getattr(torch, experiment.model.dtype)
+    known = peak_tflops(device, dtype, experiment.training.peak_tflops)
+    peak = known * 1e12 if known is not None else _measured_flops_per_second(device, dtype)
+    return peak * _SHARE_OF_PEAK
 
 
-def _measured_flops_per_second(dtype: str) -> float:
-    """Of square matrix products on this machine's device: the best of a few."""
-    import torch
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    one = torch.ones(_PROBE_SIZE, _PROBE_SIZE, device=device, dtype=getattr(torch, dtype))
+def _measured_flops_per_second(device: torch.device, dtype: torch.dtype) -> float:
+    """Of square matrix products: the best of a few."""
+    one = torch.ones(_PROBE_SIZE, _PROBE_SIZE, device=device, dtype=dtype)
     best = float("inf")
     for _ in range(4):
         started = time.perf_counter()
         product = one @ one
-        if device == "cuda":
+        if device.type == "cuda":
             torch.cuda.synchronize()
         best = min(best, time.perf_counter() - started)
         del product
