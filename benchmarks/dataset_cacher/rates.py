@@ -2,7 +2,8 @@
 
     PEX_INTERPRETER=1 dist/tunewright-dataset-cacher.pex -m benchmarks.dataset_cacher.rates --work DIRECTORY
 
-CPU seconds of one thread (start it with RAYON_NUM_THREADS=1 FASTOKENS_BPE_THREADS=1) for the corpus of 20,000 conversations, see `corpus.py`.
+CPU seconds of one thread (start it with RAYON_NUM_THREADS=1 FASTOKENS_BPE_THREADS=1) for the corpus of 20,000
+conversations, see `corpus.py`.
 """
 
 from __future__ import annotations

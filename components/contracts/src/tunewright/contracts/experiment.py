@@ -328,7 +328,7 @@ class CheckpointSpec(Spec):
     """How many checkpoints stay; older ones are removed once a newer one is whole."""
 
     copy_to: str | None = Field(default=None, pattern=r"^(s3|gs)://.+")
-    """An `s3://` or `gs://` URL below which checkpoints are copied; a run that lost its directory goes on from there."""
+    """An `s3://` or `gs://` URL below which checkpoints are copied: a run that lost its directory goes on from it."""
 
     background: Literal["auto", "always", "never"] = "auto"
     """Write while the next steps are computed, from a copy in the host's memory. `auto`: where there is a GPU."""
