@@ -125,8 +125,9 @@ def memory_of(rehearsal: Rehearsal, experiment: ExperimentSpec, process_bytes: i
         weights //= processes
     activations = rehearsal.activations_bytes + largest
     return MemoryEstimate(
-        process_bytes, weights, gradients, optimizer, activations, saving, loading_bytes=rehearsal.read_bytes
-    )
+        process_bytes, weights, gradients, optimizer, activations, saving,
+        loading_bytes=2 * rehearsal.read_bytes,  # the file, mapped, and what is read from it
+    )  # fmt: skip
 
 
 def _optimizer_bytes(rehearsal: Rehearsal, optimizer: str) -> int:
