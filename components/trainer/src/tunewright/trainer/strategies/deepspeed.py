@@ -7,6 +7,7 @@ not as their roundings; gradients are added up and sent in float32.
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import logging
 import os
@@ -168,12 +169,13 @@ class _ZeroEngine(Engine):
                 state = {n: torch.zeros_like(vector) if _is_moment(value) else _own(value) for n, value in like.items()}
                 restore_state(self.optimizer, vector, state)
 
+    @abc.abstractmethod
     def _vectors(self) -> Iterable[Any]:
         """The vectors that torch's optimizer updates in this process."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def _set_moment(self, parameter: torch.nn.Parameter, name: str, value: torch.Tensor) -> None:
-        raise NotImplementedError
+        """Put this process's piece of a moment, given whole, in its place."""
 
     def extra_state(self) -> dict[str, Any]:
         """float16's loss scale and when it was last changed."""
