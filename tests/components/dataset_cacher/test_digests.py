@@ -75,6 +75,16 @@ def test_a_damaged_or_lost_memory_only_costs_reading(file: SourceFile, scanned: 
     assert len(scanned) == 3
 
 
+def test_what_a_killed_writer_left_is_removed_by_the_next(file: SourceFile, scanned: list[str], tmp_path: Path) -> None:
+    left = tmp_path / "..source-digests.json.26247.b580b2db.tmp"
+    another = tmp_path / ".something-else.26247.b580b2db.tmp"
+    for path in (left, another):
+        path.write_text("{")
+    saved(tmp_path, lambda memory: memory.scan_of(file))
+    assert not left.exists() and another.exists()
+    assert DigestMemory(tmp_path).sha256_of(file) == scan_file(file).sha256 and scanned == ["rows.jsonl"]
+
+
 def test_many_files_are_told_apart_in_their_order(scanned: list[str], tmp_path: Path) -> None:
     files = []
     for number in range(20):

@@ -30,15 +30,15 @@ class Capability(StrEnum):
     PEX = "pex"
     """Runs a PEX from a path the nodes can read."""
     ARRAY = "array"
-    """Many jobs in one submission."""
+    """Many jobs in one submission: its cluster is an `ArrayCluster`. Elsewhere they are submitted one by one."""
     DEPENDS = "depends"
-    """Starts a job after another."""
+    """Starts a job once others have succeeded: its cluster is a `DependsCluster`. Elsewhere somebody waits for them."""
     PREEMPT_SIGNAL = "preempt_signal"
     """Warns a job before it takes it off its node."""
     MOUNTS = "mounts"
     """Mounts storage into the job."""
     URL = "url"
-    """Has a page for the job."""
+    """Has a page for the job: its cluster is a `PageCluster`."""
 
 
 @runtime_checkable
@@ -80,6 +80,41 @@ class Cluster(Protocol):
 
     def stop(self, handle: JobHandle) -> None:
         """End the whole process tree. Idempotent; an ended or unknown job is no error. Returns when it is asked for."""
+
+
+@runtime_checkable
+class DependsCluster(Cluster, Protocol):
+    """What `Capability.DEPENDS` promises."""
+
+    def submit_after(self, plan: SubmissionPlan, key: str, after: Sequence[JobHandle]) -> JobHandle:
+        """`submit`, for a job that starts once every job of `after` has succeeded, which the cluster sees to.
+
+        Until then it is QUEUED. Where one of them ends in another way, or is not there any more, it never starts: it
+        ends as STOPPED with the cause DEPENDENCY. Handles of `after` are this cluster's own.
+        """
+
+
+@runtime_checkable
+class ArrayCluster(Cluster, Protocol):
+    """What `Capability.ARRAY` promises."""
+
+    def plan_array(self, jobs: Sequence[JobSpec], options: Spec, at_most: int | None) -> SubmissionPlan:
+        """One plan for all of `jobs`, pure as `plan` is. At most `at_most` of them run at a time; None: no bound.
+
+        The jobs differ in what each runs and in its run's directory. They ask for the same resources, retries and
+        options: whoever calls sees to it.
+        """
+
+    def submit_array(self, plan: SubmissionPlan, key: str) -> Sequence[JobHandle]:
+        """Send it: a handle for each job, in their order. Idempotent on `key`, as `submit` is."""
+
+
+@runtime_checkable
+class PageCluster(Cluster, Protocol):
+    """What `Capability.URL` promises."""
+
+    def url(self, handle: JobHandle) -> str | None:
+        """The address of the job's page, without asking the cluster. None where it has none."""
 
 
 @dataclass(frozen=True)

@@ -53,10 +53,18 @@ class CauseKind(StrEnum):
     """The machine, or what watched the job on it, went away."""
     TIMEOUT = "timeout"
     PREEMPTED = "preempted"
+    EVICTED = "evicted"
+    """The machine ran short of something and put it out."""
+    DEPENDENCY = "dependency"
+    """A job that it was to start after has not succeeded."""
     STOPPED = "stopped"
     """A user asked for it."""
     IMAGE_MISSING = "image_missing"
     """The environment could not be started."""
+
+
+_PASSING = frozenset({CauseKind.PREEMPTED, CauseKind.EVICTED, CauseKind.NODE_LOST})
+"""Causes that may not be there at the next try."""
 
 
 class JobStatus(Spec):
@@ -104,4 +112,4 @@ class JobStatus(Spec):
             return self.exit_code
         if self.cause is CauseKind.OUT_OF_MEMORY:
             return 137
-        return 75 if self.cause in (CauseKind.PREEMPTED, CauseKind.NODE_LOST) else 1
+        return 75 if self.cause in _PASSING else 1

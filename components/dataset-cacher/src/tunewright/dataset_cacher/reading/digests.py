@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from tunewright.contracts.files import write_bytes_atomically, write_json_atomically
@@ -83,7 +85,10 @@ class DigestMemory:
         """Write down what was learned, beside what others wrote meanwhile."""
         if self._learned:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            write_json_atomically(self._path, self._load() | self._learned)
+            with _alone_in(self._path.parent) as is_alone:
+                if is_alone:
+                    _remove_unfinished(self._path)
+                write_json_atomically(self._path, self._load() | self._learned)
         import orjson  # here and below: a hit needs neither
 
         for name, scan in self._unsaved.items():
@@ -113,6 +118,27 @@ class DigestMemory:
             return Scan(sha256, int(document["num_rows"]), parts)
         except (OSError, ValueError, TypeError, KeyError):
             return None
+
+
+@contextmanager
+def _alone_in(directory: Path) -> Iterator[bool]:
+    """Hold `directory` while its memory is written; false where its file system has no such locks."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        is_locked = True
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except OSError:
+            is_locked = False
+        yield is_locked
+    finally:
+        os.close(descriptor)
+
+
+def _remove_unfinished(path: Path) -> None:
+    """What a writer of `path` that was killed has left beside it. Only for who is alone there."""
+    for temporary in path.parent.glob(f".{path.name}.*.tmp"):
+        temporary.unlink(missing_ok=True)
 
 
 def _key_of(file: Path | SourceFile) -> str:
