@@ -19,6 +19,7 @@ import pytest
 from pydantic import ValidationError
 
 from conformance.cluster_bench import Bench, opened
+from conformance.cluster_orders import OrderConformance
 from tunewright.contracts.clusters import Capability, Cluster
 from tunewright.contracts.errors import InvalidExperiment, SubmissionRefused, TunewrightError
 from tunewright.contracts.jobs import JobHandle, Resources
@@ -97,14 +98,11 @@ sys.exit(7) if os.environ["TUNEWRIGHT_NODE_RANK"] == "1" else time.sleep(600)
 SILENCE_SECONDS = 0.4
 
 
-class ClusterConformance:
+class ClusterConformance(OrderConformance):
     """Inherit, and say which cluster: `plugin` and `name`. The rest has defaults."""
 
     plugin: ModuleType
     """The module of the plugin's entry point."""
-
-    name: ClassVar[str]
-    """The cluster's name, as users write it."""
 
     options: ClassVar[Mapping[str, Any]] = {}
     """`[cluster.options]` that every check runs with."""
@@ -142,11 +140,6 @@ class ClusterConformance:
         """A bench whose jobs are ended after the check."""
         with opened(self.make_bench(tmp_path)) as bench:
             yield bench
-
-    def need(self, bench: Bench, capability: Capability) -> None:
-        """Skip a check that is about an ability the cluster does not claim."""
-        if capability not in bench.info.capabilities:
-            pytest.skip(f"cluster `{self.name}` does not claim `{capability}`")
 
     # Registering.
 

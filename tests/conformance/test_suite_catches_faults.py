@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
-import signal
-import time
 from pathlib import Path
-from typing import Any, ClassVar
 
 import pytest
 
-from conformance import faulty_clusters
-from conformance.cluster_suite import ClusterConformance
-from tunewright.clusters.local.state_directory import StateDirectory
-from tunewright.clusters.local.strays import end_strays, signal_supervisor
-from tunewright.contracts.errors import TunewrightError
+from conformance import faulty_clusters, faulty_orders
+from conformance.fault_bench import CAUGHT, run_check
 
 CAUGHT_BY: dict[str, tuple[str, str]] = {
     "PlansWithRandomId": ("a_plan_is_the_same_bytes_in_another_process", "different plans"),
@@ -61,42 +54,6 @@ CAUGHT_BY: dict[str, tuple[str, str]] = {
 }
 """Fault: the check that catches it, and what its complaint says."""
 
-ARGUMENTS: dict[str, Any] = {"code": 42, "manner": "deaf"}
-
-
-class Faulty(ClusterConformance):
-    """The suite, for a cluster that is chosen by each test. Not collected: its name does not begin with `Test`."""
-
-    plugin = faulty_clusters
-    patience_seconds = 10.0
-    memory_options: ClassVar = {"memory_gib": 0.125}
-    time_limit_options: ClassVar = {"time_limit_seconds": 0.3}
-
-
-def run_check(cluster: str, check: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run one check of the suite, as pytest would."""
-    suite = type(cluster, (Faulty,), {"name": cluster})()
-    method = getattr(suite, f"test_{check}")
-    bench = suite.make_bench(tmp_path)
-    fixtures = {"bench": bench, "monkeypatch": monkeypatch, **ARGUMENTS}
-    try:
-        method(**{name: fixtures[name] for name in inspect.signature(method).parameters})
-    finally:
-        for state in tmp_path.glob("runs/**/local/*"):
-            end_for_certain(state)
-
-
-def end_for_certain(state: Path) -> None:
-    """End a job whose cluster may not be able to: its supervisor by SIGKILL, and what that leaves by the right one."""
-    directory = StateDirectory(state)
-    for _ in range(500):
-        document, is_supervised = directory.look()
-        if not is_supervised:
-            break
-        signal_supervisor(document or {}, signal.SIGKILL)
-        time.sleep(0.01)
-    end_strays(directory.document() or {})
-
 
 def test_every_seeded_fault_has_a_check_that_is_there_for_it() -> None:
     assert CAUGHT_BY.keys() == {*faulty_clusters.FAULTS, "PromisesSeveralNodes"}
@@ -113,12 +70,43 @@ def test_every_seeded_fault_has_a_check_that_is_there_for_it() -> None:
     ],
 )
 def test_several_nodes_without_a_fault_pass(check: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run_check("SeveralLocalNodes", check, tmp_path, monkeypatch)
+    run_check(faulty_clusters, "SeveralLocalNodes", check, tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("fault", CAUGHT_BY)
 def test_the_suite_catches(fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     check, complaint = CAUGHT_BY[fault]
-    caught = (AssertionError, pytest.fail.Exception, TunewrightError, RuntimeError)
-    with pytest.raises(caught, match=f"(?s){complaint}"):
-        run_check(fault, check, tmp_path, monkeypatch)
+    with pytest.raises(CAUGHT, match=f"(?s){complaint}"):
+        run_check(faulty_clusters, fault, check, tmp_path, monkeypatch)
+
+
+ORDERS_CAUGHT_BY: dict[str, tuple[str, str]] = {
+    "StartsAtOnce": ("a_job_starts_once_those_before_it_have_succeeded", "whose turn has not come|it started at"),
+    "StartsAfterAnyEnd": ("a_job_after_one_that_fails_never_starts", "after one that failed is"),
+    "ForgetsWhyItNeverRan": ("a_job_after_one_that_fails_never_starts", "after one that failed is"),
+    "SubmitsEveryTimeAfter": ("submitting_after_twice_finds_the_first_job", "several jobs"),
+    "CannotStopWhatWaits": ("a_waiting_job_can_be_stopped", "that was stopped is|started after all"),
+    "StopsWhatItWaitsFor": ("a_waiting_job_can_be_stopped", "ends the one before it"),
+    "TellsEveryJobTheSame": ("each_job_of_an_array_is_told_its_own_and_ends_its_own_way", "were told|ended as"),
+    "TellsOneEndForAll": ("each_job_of_an_array_is_told_its_own_and_ends_its_own_way", "ended as"),
+    "RunsAllAtATime": ("an_array_runs_no_more_at_a_time_than_it_may", "they ran at"),
+    "SubmitsArraysEveryTime": ("submitting_an_array_twice_finds_the_first", "several arrays"),
+    "StopsTheWholeArray": ("one_job_of_an_array_can_be_stopped", "ends another"),
+}
+"""The same for jobs after jobs and for arrays."""
+
+
+def test_every_seeded_fault_of_order_has_a_check_that_is_there_for_it() -> None:
+    assert ORDERS_CAUGHT_BY.keys() == faulty_orders.FAULTS.keys()
+
+
+@pytest.mark.parametrize("check", sorted({check for check, _ in ORDERS_CAUGHT_BY.values()}))
+def test_jobs_in_order_without_a_fault_pass(check: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_check(faulty_orders, "LocalInOrder", check, tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize("fault", ORDERS_CAUGHT_BY)
+def test_the_suite_catches_in_orders(fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    check, complaint = ORDERS_CAUGHT_BY[fault]
+    with pytest.raises(CAUGHT, match=f"(?s){complaint}"):
+        run_check(faulty_orders, fault, check, tmp_path, monkeypatch)
