@@ -17,6 +17,7 @@ from typing import Any
 from conformance import cluster_probe
 from tunewright.contracts.clusters import Cluster, ClusterInfo
 from tunewright.contracts.jobs import JobHandle, JobSpec, SubmissionPlan
+from tunewright.contracts.plugins import options_type_of
 from tunewright.contracts.spec import Spec
 from tunewright.contracts.status import JobStatus
 
@@ -46,7 +47,7 @@ class Bench:
 
     def options(self, **changes: Any) -> Spec:
         """The options the author gave, with changes."""
-        return self.info.options_type.model_validate({**self.options_given, **changes})
+        return options_type_of(self.info).model_validate({**self.options_given, **changes})
 
     def job(self, script: str, *arguments: str, **fields: Any) -> JobSpec:
         """A job that runs a Python script with `arguments`, in a run directory of its own."""

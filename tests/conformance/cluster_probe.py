@@ -16,7 +16,7 @@ from typing import Any
 
 from tunewright.contracts.clusters import Cluster, ClusterInfo, ClusterRegistry
 from tunewright.contracts.jobs import JobSpec, SubmissionPlan
-from tunewright.contracts.plugins import load_entry
+from tunewright.contracts.plugins import load_entry, options_type_of
 
 HEAVY = ("torch", "transformers", "numpy", "boto3", "kubernetes", "beaker", "docker", "pyarrow", "requests")
 """What no plugin may import to register."""
@@ -63,7 +63,7 @@ def _callers() -> list[str]:
 def plan_text(request: dict[str, Any], is_watched: bool) -> str:
     """The plan that the request's job and options give."""
     info = find_info(request["plugin"], request["name"])
-    cluster, options = make_cluster(info), info.options_type.model_validate(request["options"])
+    cluster, options = make_cluster(info), options_type_of(info).model_validate(request["options"])
     job = JobSpec.model_validate(request["job"])
     _ = options.to_document(), job.to_document()  # models are built at first use: not the plugin's doing
     SubmissionPlan.model_json_schema()

@@ -23,6 +23,7 @@ from conformance.cluster_orders import OrderConformance
 from tunewright.contracts.clusters import Capability, Cluster
 from tunewright.contracts.errors import InvalidExperiment, SubmissionRefused, TunewrightError
 from tunewright.contracts.jobs import JobHandle, Resources
+from tunewright.contracts.plugins import options_type_of
 from tunewright.contracts.preflight import Finding
 from tunewright.contracts.registry import API_VERSION
 from tunewright.contracts.spec import field_descriptions
@@ -154,8 +155,8 @@ class ClusterConformance(OrderConformance):
         assert bench.info.summary.strip(), "has no summary"
 
     def test_every_option_has_a_default_and_a_description(self, bench: Bench) -> None:
-        described = field_descriptions(bench.info.options_type)
-        missing = [name for name in bench.info.options_type.model_fields if not described.get(name)]
+        described = field_descriptions(options_type_of(bench.info))
+        missing = [name for name in options_type_of(bench.info).model_fields if not described.get(name)]
         assert not missing, f"options without a description: {missing}"
 
     def test_an_unknown_option_is_refused_by_name(self, bench: Bench) -> None:
@@ -165,7 +166,7 @@ class ClusterConformance(OrderConformance):
         assert ("no_such_option",) in places, f"the unknown option is not named, only {places}"
 
     def test_a_wrong_type_is_refused_by_the_name_of_each_option(self, bench: Bench) -> None:
-        for name in bench.info.options_type.model_fields:
+        for name in options_type_of(bench.info).model_fields:
             with pytest.raises(ValidationError) as caught:
                 bench.options(**{name: object()})
             places = [error["loc"][0] for error in caught.value.errors()]
@@ -379,7 +380,7 @@ class ClusterConformance(OrderConformance):
 
     def quick_stop(self, bench: Bench) -> dict[str, Any]:
         """Options that make the cluster impatient, where it has the usual one."""
-        return {"stop_grace_seconds": 0.5} if "stop_grace_seconds" in bench.info.options_type.model_fields else {}
+        return {"stop_grace_seconds": 0.5} if "stop_grace_seconds" in options_type_of(bench.info).model_fields else {}
 
     def test_stopping_is_idempotent(self, bench: Bench) -> None:
         handle = bench.submit(bench.job(SLEEP))

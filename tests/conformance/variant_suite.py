@@ -35,7 +35,7 @@ from conformance.tiny_jobs import (
     save_weights,
 )
 from tunewright.contracts.files import write_json_atomically
-from tunewright.contracts.plugins import PluginHost
+from tunewright.contracts.plugins import PluginHost, options_type_of
 from tunewright.contracts.registry import API_VERSION
 from tunewright.trainer.api import ModelContext, TrainerVariant
 from tunewright.trainer.job import open_job, read_job
@@ -97,15 +97,15 @@ class VariantConformance:
 
     def test_registering_imports_nothing_heavy(self) -> None:
         program = (
-            "import sys\nfrom tunewright.contracts.plugins import PluginHost\n"
-            f"PluginHost.discover().variants.get({self.variant_name!r}).options_type.model_validate({{}})\n"
+            "import sys\nfrom tunewright.contracts.plugins import PluginHost, options_type_of\n"
+            f"options_type_of(PluginHost.discover().variants.get({self.variant_name!r})).model_validate({{}})\n"
             f"found = [name for name in {_HEAVY!r} if name in sys.modules]\n"
             "assert not found, found"
         )
         subprocess.run([sys.executable, "-c", program], check=True)
 
     def test_options_have_defaults_that_are_plain_data_and_unknown_keys_are_refused(self) -> None:
-        options_type = PluginHost.discover().variants.get(self.variant_name).options_type
+        options_type = options_type_of(PluginHost.discover().variants.get(self.variant_name))
         document = options_type.model_validate({}).to_document()
         assert options_type.model_validate(document).to_document() == document
         with pytest.raises(ValidationError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from components.contracts.installed import Site
 from tunewright.contracts.clusters import ClusterInfo, ClusterRegistry
 from tunewright.contracts.errors import BrokenPlugin, DuplicatePlugin, TunewrightError, Unavailable, UnknownPlugin
 from tunewright.contracts.hookspecs import hookimpl
-from tunewright.contracts.plugins import PluginHost, load_entry
+from tunewright.contracts.jobs import JobSpec
+from tunewright.contracts.plugins import PluginHost, load_entry, options_type_of
 from tunewright.contracts.registry import API_VERSION
 from tunewright.contracts.spec import Spec
 
@@ -209,6 +211,16 @@ def test_an_entry_that_cannot_be_had_names_the_plugin_and_the_cause() -> None:
     for entry in ("pathlib:Pith", "no_such_module:Thing"):
         with pytest.raises(BrokenPlugin, match=f"plugin moon: cannot load {entry}"):
             load_entry(entry, "moon")
+
+
+def test_the_type_of_options_is_imported_when_it_is_asked_for() -> None:
+    info = cluster("moon")
+    assert options_type_of(info) is Spec
+    assert options_type_of(replace(info, options_type="tunewright.contracts.jobs:JobSpec")) is JobSpec
+    assert replace(info, options_type="no_such_module:Options").name == "moon"
+    for wrong, complaint in (("no_such_module:Options", "cannot load"), ("pathlib:Path", "is no Spec")):
+        with pytest.raises(BrokenPlugin, match=f"plugin moon: .*{complaint}|plugin moon: {complaint}"):
+            options_type_of(replace(info, options_type=wrong))
 
 
 def cluster(name: str, api: int = API_VERSION) -> ClusterInfo:

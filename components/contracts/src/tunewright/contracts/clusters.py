@@ -130,8 +130,11 @@ class ClusterInfo:
     entry: str
     """`package.module:Class`, imported when the cluster is chosen. Called without arguments, it gives a Cluster."""
 
-    options_type: type[Spec]
-    """Parses `[cluster.options]`; its fields and docstrings are the option's documentation."""
+    options_type: type[Spec] | str
+    """Parses `[cluster.options]`; its fields and docstrings are the options' documentation.
+
+    Better as `package.module:Class`: then it is imported when the cluster is chosen, not whenever plugins are found.
+    """
 
     api: int
     """The contracts' `API_VERSION` the plugin was written for. Another one is reported, not run."""

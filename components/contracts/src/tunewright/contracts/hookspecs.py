@@ -20,6 +20,7 @@ import pluggy
 if TYPE_CHECKING:
     from tunewright.contracts.checkpoints import CheckpointRef
     from tunewright.contracts.clusters import ClusterRegistry
+    from tunewright.contracts.costs import CostEstimate
     from tunewright.contracts.dataset_plugins import ChatTemplateRegistry, DatasetFormatRegistry
     from tunewright.contracts.datasets import CachedDataset, DatasetRequest
     from tunewright.contracts.environments import EnvironmentRef, EnvironmentRequest
@@ -87,6 +88,15 @@ def tunewright_provide_environment(environment: EnvironmentRequest) -> Environme
 
     Called after the dataset. The env-builder answers last. With `environment.plan_only` say what it would be, and do
     nothing. Raise EnvironmentBuildFailed or another error of the tree.
+    """
+
+
+@hookspec(firstresult=True)
+def tunewright_estimate_cost(job: JobSpec, hours: float | None) -> CostEstimate | None:
+    """Say what `job` will take and cost. None leaves it to the next plugin.
+
+    Called before the job starts, and by `launcher plan`: write nothing, send nothing. `hours` is what the launcher
+    thinks it will run, by earlier runs, or None. The launcher answers last, with the prices of the user's configuration.
     """
 
 

@@ -17,17 +17,22 @@ from typing import Any, TypeVar
 import pluggy
 
 from tunewright.contracts import hookspecs
-from tunewright.contracts.clusters import ClusterRegistry
+from tunewright.contracts.clusters import ClusterInfo, ClusterRegistry
+from tunewright.contracts.costs import CostEstimate
 from tunewright.contracts.dataset_plugins import ChatTemplateRegistry, DatasetFormatRegistry
 from tunewright.contracts.datasets import CachedDataset, DatasetRequest
 from tunewright.contracts.environments import EnvironmentRef, EnvironmentRequest
 from tunewright.contracts.errors import BrokenPlugin, DuplicatePlugin, TunewrightError, Unavailable
 from tunewright.contracts.experiment import ResolvedExperiment
+from tunewright.contracts.jobs import JobSpec
 from tunewright.contracts.preflight import Finding
 from tunewright.contracts.registry import Registry
-from tunewright.contracts.variants import VariantRegistry
+from tunewright.contracts.spec import Spec
+from tunewright.contracts.variants import VariantInfo, VariantRegistry
 
 ENTRY_POINT_GROUP = "tunewright"
+
+_HOOK_MARK = f"{hookspecs.PROJECT}_impl"
 
 AnyRegistry = TypeVar("AnyRegistry", bound="Registry[Any]")
 
@@ -67,11 +72,30 @@ def load_entry(entry: str, owner: str) -> Any:
         raise BrokenPlugin(f"plugin {owner}: cannot load {entry}: {type(error).__name__}: {error}") from error
 
 
+def options_type_of(info: ClusterInfo | VariantInfo) -> type[Spec]:
+    """What parses the options of a cluster or a variant. Raises BrokenPlugin where it cannot be had."""
+    given = info.options_type
+    if not isinstance(given, str):
+        return given
+    loaded = load_entry(given, info.name)
+    if not (isinstance(loaded, type) and issubclass(loaded, Spec)):
+        raise BrokenPlugin(f"plugin {info.name}: {given} is no Spec, which its options must be")
+    return loaded
+
+
+class _Manager(pluggy.PluginManager):
+    """Looks closer only at what `hookimpl` has marked: pluggy does so at every name of a module, which takes long."""
+
+    def parse_hookimpl_opts(self, plugin: object, name: str) -> Any:
+        is_marked = hasattr(getattr(plugin, name, None), _HOOK_MARK)
+        return super().parse_hookimpl_opts(plugin, name) if is_marked else None
+
+
 class PluginHost:
     """All installed plugins. `PluginHost.discover()` is the usual way to make one."""
 
     def __init__(self) -> None:
-        self._manager = pluggy.PluginManager(hookspecs.PROJECT)
+        self._manager = _Manager(hookspecs.PROJECT)
         self._manager.add_hookspecs(hookspecs)
         self._plugins: dict[str, InstalledPlugin] = {}
 
@@ -92,8 +116,7 @@ class PluginHost:
         self._register(InstalledPlugin(name, distribution, "-", module.__name__), module)
 
     def _load(self, distribution: metadata.Distribution, entry_point: metadata.EntryPoint) -> None:
-        told = distribution.metadata  # read from its file each time it is asked for
-        plugin = InstalledPlugin(entry_point.name, told["Name"], told["Version"], entry_point.value)
+        plugin = InstalledPlugin(entry_point.name, *_name_and_version(distribution), entry_point.value)
         known = self._plugins.get(plugin.name)
         if known is not None:
             if (known.distribution, known.module) == (plugin.distribution, plugin.module):
@@ -200,6 +223,13 @@ class PluginHost:
             raise Unavailable("no installed plugin provides datasets")
         return answer  # type: ignore[no-any-return]  # pluggy's results are untyped
 
+    def estimate_cost(self, job: JobSpec, hours: float | None) -> CostEstimate | None:
+        """The first plugin's answer; None where nobody answers."""
+        answer = self._first("tunewright_estimate_cost", job=job, hours=hours)
+        if answer is not None and not isinstance(answer, CostEstimate):
+            raise BrokenPlugin(f"a plugin gave {type(answer).__name__} in tunewright_estimate_cost, not CostEstimate")
+        return answer
+
     def _first(self, hook: str, **arguments: Any) -> Any:
         try:
             return getattr(self._manager.hook, hook)(**arguments)
@@ -222,9 +252,23 @@ class PluginHost:
 def _entry_points() -> Iterator[tuple[metadata.Distribution, metadata.EntryPoint]]:
     """Our group's entry points with their distributions, in the order of the path and then of their names."""
     for distribution in metadata.distributions(path=sys.path):
-        for entry_point in sorted(distribution.entry_points, key=lambda point: point.name):
-            if entry_point.group == ENTRY_POINT_GROUP:
-                yield distribution, entry_point
+        for entry_point in _own_entry_points(distribution.read_text("entry_points.txt") or ""):
+            yield distribution, entry_point
+
+
+def _own_entry_points(text: str) -> list[metadata.EntryPoint]:
+    """Our group's entry points of one distribution. `importlib.metadata` would read all groups of all distributions."""
+    ours = f"\n{text}".partition(f"\n[{ENTRY_POINT_GROUP}]")[2].partition("\n[")[0]
+    pairs = (line.split("=", 1) for line in ours.splitlines() if "=" in line and not line.startswith(("#", ";")))
+    found = (metadata.EntryPoint(name.strip(), value.strip(), ENTRY_POINT_GROUP) for name, value in pairs)
+    return sorted(found, key=lambda point: point.name)
+
+
+def _name_and_version(distribution: metadata.Distribution) -> tuple[str, str]:
+    """From the head of its metadata: parsing it as the message that it is takes ten times as long."""
+    text = distribution.read_text("METADATA") or distribution.read_text("PKG-INFO") or ""
+    head = dict(line.split(": ", 1) for line in text.partition("\n\n")[0].splitlines() if ": " in line)
+    return head.get("Name", "?").strip(), head.get("Version", "?").strip()
 
 
 def _with(plugin: InstalledPlugin, **changes: Any) -> InstalledPlugin:

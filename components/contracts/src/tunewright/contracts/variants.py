@@ -22,8 +22,8 @@ class VariantInfo:
     entry: str
     """`package.module:Class`, imported inside the job only. See `tunewright.trainer.api.TrainerVariant`."""
 
-    options_type: type[Spec]
-    """Parses `[training.options]`."""
+    options_type: type[Spec] | str
+    """Parses `[training.options]`. Better as `package.module:Class`, imported when the variant is chosen."""
 
     api: int
     """The contracts' `API_VERSION` the plugin was written for."""

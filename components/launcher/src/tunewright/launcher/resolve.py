@@ -10,7 +10,7 @@ from tunewright.contracts.clusters import ClusterInfo
 from tunewright.contracts.errors import InvalidExperiment, Problem
 from tunewright.contracts.experiment import ClusterSpec, ExperimentSpec, ResolvedExperiment, TrainingSpec
 from tunewright.contracts.experiment_file import LoadedExperiment, load_stages, parse_spec, read_document
-from tunewright.contracts.plugins import PluginHost
+from tunewright.contracts.plugins import PluginHost, options_type_of
 from tunewright.contracts.spec import Spec
 from tunewright.contracts.stages import problems_by_stage, split_stages
 from tunewright.contracts.variants import VariantInfo
@@ -83,19 +83,19 @@ def _resolve(loaded: LoadedExperiment, host: PluginHost, problems: list[Problem]
 
 def cluster_options(spec: ExperimentSpec, info: ClusterInfo) -> Spec:
     """`[cluster.options]` as the cluster's own type."""
-    return parse_spec(info.options_type, dict(spec.cluster.options), "experiment", "cluster.options")
+    return parse_spec(options_type_of(info), dict(spec.cluster.options), "experiment", "cluster.options")
 
 
 def variant_options(spec: ExperimentSpec, info: VariantInfo) -> Spec:
     """`[training.options]` as the variant's own type."""
-    return parse_spec(info.options_type, dict(spec.training.options), "experiment", "training.options")
+    return parse_spec(options_type_of(info), dict(spec.training.options), "experiment", "training.options")
 
 
 def _options(get: Any, name: str, path: str, options: dict[str, Any], problems: list[Problem]) -> Spec | None:
     """The plugin's options, parsed; what is wrong is added to `problems`."""
     try:
         info: ClusterInfo | VariantInfo = get(name, path)
-        return parse_spec(info.options_type, options, "experiment", f"{path.partition('.')[0]}.options")
+        return parse_spec(options_type_of(info), options, "experiment", f"{path.partition('.')[0]}.options")
     except InvalidExperiment as error:
         problems.extend(error.problems or (Problem(path, error.message, error.hint),))
         return None

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from tunewright.contracts.checkpoints import CHECKPOINT_FILE, CheckpointManifest, verify_checkpoint
 from tunewright.contracts.datasets import DatasetManifest, read_manifest
 from tunewright.contracts.errors import InvalidExperiment, NotFound, TunewrightError, UsageError
-from tunewright.contracts.plugins import PluginHost, load_entry
+from tunewright.contracts.plugins import PluginHost, load_entry, options_type_of
 from tunewright.contracts.rundir import RunDir
 from tunewright.trainer.final_model import (
     ORIGIN_FILE,
@@ -85,7 +85,7 @@ def _merge(model: Path, destination: Path) -> None:
     origin, host = read_origin(model), PluginHost.discover()
     info = host.variants.get(origin.variant)
     variant = load_entry(info.entry, host.variants.owner_of(info.name))(
-        info.options_type.model_validate(origin.options)
+        options_type_of(info).model_validate(origin.options)
     )
     variant.merge(model, destination)
     for path in sorted(model.iterdir()):

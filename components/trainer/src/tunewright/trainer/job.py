@@ -13,7 +13,7 @@ from tunewright.contracts.datasets import CachedDataset, DatasetManifest, mark_u
 from tunewright.contracts.errors import InvalidExperiment, NotFound, Problem
 from tunewright.contracts.experiment import ExperimentSpec
 from tunewright.contracts.jobs import JobSpec, ModelReference
-from tunewright.contracts.plugins import PluginHost
+from tunewright.contracts.plugins import PluginHost, options_type_of
 from tunewright.contracts.rundir import RunDir
 from tunewright.contracts.spec import Spec, digest_of
 from tunewright.contracts.variants import VariantInfo
@@ -120,7 +120,7 @@ def _refuse_strategy(experiment: ExperimentSpec, info: VariantInfo) -> None:
 def parse_options(info: VariantInfo, experiment: ExperimentSpec) -> Spec:
     """`[training.options]` as the variant's own type."""
     try:
-        return info.options_type.model_validate(experiment.training.options)
+        return options_type_of(info).model_validate(experiment.training.options)
     except ValidationError as error:
         problems = [
             Problem(".".join(("training.options", *map(str, one["loc"]))), one["msg"]) for one in error.errors()

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 from pydantic.fields import FieldInfo
 
 from tunewright.contracts.clusters import ClusterInfo
-from tunewright.contracts.plugins import PluginHost
+from tunewright.contracts.plugins import PluginHost, options_type_of
 from tunewright.contracts.spec import Spec, field_descriptions
 from tunewright.contracts.variants import VariantInfo
 from tunewright.launcher.commands.options import as_json, print_json
@@ -50,12 +50,13 @@ def installed(host: PluginHost) -> dict[str, Any]:
 
 
 def _cluster(info: ClusterInfo) -> dict[str, Any]:
-    capabilities, options = sorted(capability.value for capability in info.capabilities), _options(info.options_type)
+    capabilities = sorted(capability.value for capability in info.capabilities)
+    options = _options(options_type_of(info))
     return {"name": info.name, "summary": info.summary, "capabilities": capabilities, "options": options}
 
 
 def _variant(info: VariantInfo) -> dict[str, Any]:
-    strategies, options = sorted(info.strategies), _options(info.options_type)
+    strategies, options = sorted(info.strategies), _options(options_type_of(info))
     return {"name": info.name, "summary": info.summary, "strategies": strategies, "options": options}
 
 

@@ -9,7 +9,7 @@ import click
 
 from tunewright.contracts import experiment
 from tunewright.contracts.experiment import ExperimentSpec
-from tunewright.contracts.plugins import PluginHost
+from tunewright.contracts.plugins import PluginHost, options_type_of
 from tunewright.contracts.spec import Spec, field_descriptions
 from tunewright.contracts.stages import OVERLAY_KEYS, STAGES_KEY
 from tunewright.launcher.commands.options import print_json
@@ -35,9 +35,9 @@ def experiment_schema(host: PluginHost) -> dict[str, Any]:
         _describe(definition, getattr(experiment, name))
     _add_stages(document)
     for cluster in host.clusters:
-        _define(definitions, f"cluster-options-{cluster.name}", cluster.options_type)
+        _define(definitions, f"cluster-options-{cluster.name}", options_type_of(cluster))
     for variant in host.variants:
-        _define(definitions, f"training-options-{variant.name}", variant.options_type)
+        _define(definitions, f"training-options-{variant.name}", options_type_of(variant))
     return document
 
 

@@ -23,9 +23,10 @@ def variants(as_json: bool) -> None:
 
 
 def _describe(info: Any, owner: str) -> dict[str, Any]:
+    from tunewright.contracts.plugins import options_type_of
     from tunewright.contracts.spec import field_descriptions
 
-    fields, words = info.options_type.model_fields, field_descriptions(info.options_type)
+    fields, words = options_type_of(info).model_fields, field_descriptions(options_type_of(info))
     options = {
         name: {"default": field.get_default(call_default_factory=True), "description": words.get(name, "")}
         for name, field in fields.items()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from tunewright.clusters.docker.options import DockerOptions
 from tunewright.contracts.clusters import Capability, ClusterInfo, ClusterRegistry
 from tunewright.contracts.hookspecs import hookimpl
 
@@ -15,7 +14,7 @@ def tunewright_register_clusters(register: ClusterRegistry) -> None:
             name="docker",
             summary="containers of this machine's Docker, one per node, from an image by digest",
             entry="tunewright.clusters.docker.backend:DockerCluster",
-            options_type=DockerOptions,
+            options_type="tunewright.clusters.docker.options:DockerOptions",
             api=1,
             capabilities=frozenset(
                 {

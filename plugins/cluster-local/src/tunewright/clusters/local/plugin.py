@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from tunewright.clusters.local.options import LocalOptions
 from tunewright.contracts.clusters import Capability, ClusterInfo, ClusterRegistry
 from tunewright.contracts.hookspecs import hookimpl
 
@@ -15,7 +14,7 @@ def tunewright_register_clusters(register: ClusterRegistry) -> None:
             name="local",
             summary="a process tree on this machine that outlives the launcher",
             entry="tunewright.clusters.local.backend:LocalCluster",
-            options_type=LocalOptions,
+            options_type="tunewright.clusters.local.options:LocalOptions",
             api=1,
             capabilities=frozenset({Capability.PEX, Capability.RETRIES, Capability.SECRETS, Capability.MEMORY_LIMIT}),
         )

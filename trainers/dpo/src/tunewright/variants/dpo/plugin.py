@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from tunewright.contracts.hookspecs import hookimpl
 from tunewright.contracts.variants import VariantInfo, VariantRegistry
-from tunewright.variants.dpo.options import DpoOptions
 
 
 @hookimpl
@@ -15,7 +14,7 @@ def tunewright_register_variants(register: VariantRegistry) -> None:
             name="dpo",
             summary="makes chosen answers likelier than rejected ones",
             entry="tunewright.variants.dpo.variant:DpoVariant",
-            options_type=DpoOptions,
+            options_type="tunewright.variants.dpo.options:DpoOptions",
             api=1,
             conversations_per_row=2,
             strategies=frozenset({"ddp", "deepspeed_zero2", "deepspeed_zero3", "fsdp2"}),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from tunewright.contracts.hookspecs import hookimpl
 from tunewright.contracts.variants import VariantInfo, VariantRegistry
-from tunewright.variants.full.options import FullOptions
 
 
 @hookimpl
@@ -15,7 +14,7 @@ def tunewright_register_variants(register: VariantRegistry) -> None:
             name="full",
             summary="trains every weight",
             entry="tunewright.variants.full.variant:FullVariant",
-            options_type=FullOptions,
+            options_type="tunewright.variants.full.options:FullOptions",
             api=1,
             strategies=frozenset({"ddp", "deepspeed_zero2", "deepspeed_zero3", "fsdp2"}),
         )

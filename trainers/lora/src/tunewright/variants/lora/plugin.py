@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from tunewright.contracts.hookspecs import hookimpl
 from tunewright.contracts.variants import VariantInfo, VariantRegistry
-from tunewright.variants.lora.options import LoraOptions
 
 
 @hookimpl
@@ -15,7 +14,7 @@ def tunewright_register_variants(register: VariantRegistry) -> None:
             name="lora",
             summary="trains low-rank adapters on frozen weights",
             entry="tunewright.variants.lora.variant:LoraVariant",
-            options_type=LoraOptions,
+            options_type="tunewright.variants.lora.options:LoraOptions",
             api=1,
             strategies=frozenset({"ddp", "deepspeed_zero2", "deepspeed_zero3", "fsdp2"}),
         )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from tunewright.contracts.hookspecs import hookimpl
 from tunewright.contracts.variants import VariantInfo, VariantRegistry
-from tunewright.variants.qlora.options import QloraOptions
 
 _CUTS_WEIGHTS = "would cut the four-bit weights in pieces, which bitsandbytes can read as a whole only"
 
@@ -17,7 +16,7 @@ def tunewright_register_variants(register: VariantRegistry) -> None:
             name="qlora",
             summary="trains low-rank adapters on weights frozen in four bits",
             entry="tunewright.variants.qlora.variant:QloraVariant",
-            options_type=QloraOptions,
+            options_type="tunewright.variants.qlora.options:QloraOptions",
             api=1,
             strategies=frozenset({"ddp", "deepspeed_zero2"}),
             refusals={
