@@ -33,8 +33,8 @@ from tunewright.contracts.hookspecs import hookimpl
 @hookimpl
 def tunewright_provide_environment(environment):
     return EnvironmentRef(
-        kind="pex", key="e2e", reference={trainer!r}, command=({python!r}, {trainer!r}),
-        variables={{"PEX_ROOT": {pex_root!r}, "OMP_NUM_THREADS": "1"}}, sha256="0" * 64,
+        kind="pex", key="e2e", reference="the PEX of the tests", command=({python!r}, {trainer!r}),
+        variables={{"PEX_ROOT": {pex_root!r}, "OMP_NUM_THREADS": "1"}}, sha256="0" * 64, lock_digest="1" * 64,
     )
 """
 

@@ -59,11 +59,11 @@ class ObjectStore:
 
 
 @contextmanager
-def serve_objects() -> Iterator[ObjectStore]:
-    """An empty store, until the block ends."""
+def serve_objects(*program: str) -> Iterator[ObjectStore]:
+    """An empty store, until the block ends. `program`: another one that calls `serve`, with its arguments."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONDONTWRITEBYTECODE": "1"}
     process = subprocess.Popen(
-        [sys.executable, __file__],
+        [sys.executable, *(program or (__file__,))],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -95,7 +95,7 @@ def _wait_for(address: str) -> None:
             time.sleep(0.05)
 
 
-def _serve() -> None:
+def serve() -> None:
     """Serve until killed. The port is the system's choice, told on stdout: one chosen before may be taken by then."""
     from moto.server import DomainDispatcherApplication, create_backend_app
     from werkzeug.serving import make_server
@@ -106,4 +106,4 @@ def _serve() -> None:
 
 
 if __name__ == "__main__":
-    _serve()
+    serve()

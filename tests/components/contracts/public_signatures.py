@@ -19,6 +19,7 @@ from tunewright.contracts import (
     checkpoints,
     clusters,
     command_line,
+    costs,
     dataset_copies,
     dataset_plugins,
     datasets,
@@ -45,8 +46,8 @@ from tunewright.contracts.spec import Spec
 
 # Named one by one: Pants gives a test the modules that are imported, and no others.
 MODULES: tuple[ModuleType, ...] = (
-    adapters, checkpoints, clusters, command_line, dataset_copies, dataset_plugins, datasets, environments, errors,
-    experiment, experiment_file, files, hookspecs, jobs, plugins, preflight, provenance, registry, rundir,
+    adapters, checkpoints, clusters, command_line, costs, dataset_copies, dataset_plugins, datasets, environments,
+    errors, experiment, experiment_file, files, hookspecs, jobs, plugins, preflight, provenance, registry, rundir,
     secret_values, spec, stages, status, timestamps, variants,
 )  # fmt: skip
 

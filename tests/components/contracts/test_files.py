@@ -96,6 +96,21 @@ def test_json_keeps_the_order_of_keys_and_ends_with_a_newline() -> None:
     assert json_text({"b": 1, "a": "ü"}) == '{\n  "b": 1,\n  "a": "ü"\n}\n'
 
 
+_KEYS = st.text() | st.integers() | st.booleans() | st.none()
+_SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
+
+
+@given(st.recursive(_SCALARS, lambda inner: st.lists(inner) | st.dictionaries(_KEYS, inner) | st.tuples(inner, inner)))
+def test_json_is_the_text_that_python_indents(document: object) -> None:
+    assert json_text(document) == json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_a_number_that_json_has_not_is_refused(number: float) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        json_text({"a": [number]})
+
+
 def test_lines_of_several_writers_stay_whole(tmp_path: Path) -> None:
     path = tmp_path / "lines"
     lines = [str(number) * 500 for number in range(8)]

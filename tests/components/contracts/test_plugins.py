@@ -13,9 +13,11 @@ import pytest
 from components.contracts.installed import Site
 from tunewright.contracts.clusters import ClusterInfo, ClusterRegistry
 from tunewright.contracts.errors import BrokenPlugin, DuplicatePlugin, TunewrightError, Unavailable, UnknownPlugin
-from tunewright.contracts.hookspecs import hookimpl
+from tunewright.contracts.experiment import ExperimentSpec, ResolvedExperiment
+from tunewright.contracts.hookspecs import hookimpl, judges
 from tunewright.contracts.jobs import JobSpec
-from tunewright.contracts.plugins import PluginHost, load_entry, options_type_of
+from tunewright.contracts.plugins import KnownFindings, PluginHost, load_entry, options_type_of
+from tunewright.contracts.preflight import Finding
 from tunewright.contracts.registry import API_VERSION
 from tunewright.contracts.spec import Spec
 
@@ -240,3 +242,32 @@ def test_a_registry_keeps_what_was_added_by_name_and_knows_whose_it_is() -> None
     with pytest.raises(UnknownPlugin, match="installed: a, b") as caught:
         registry.get("zzz", "cluster.name")
     assert caught.value.problems[0].path == "cluster.name"
+
+
+def test_a_preflight_that_says_what_it_looks_at_is_asked_once_for_all_that_have_it_alike() -> None:
+    asked: list[tuple[str, int]] = []
+
+    @hookimpl
+    @judges("environment")
+    def looks_at_the_environment(experiment: ResolvedExperiment) -> list[Finding]:
+        asked.append(("environment", experiment.spec.seed))
+        return [Finding(code="seen", message="seen")]
+
+    @hookimpl
+    def looks_at_all(experiment: ResolvedExperiment) -> list[Finding]:
+        asked.append(("all", experiment.spec.seed))
+        return []
+
+    host, known = PluginHost(), KnownFindings()
+    for name, hook in (("some", looks_at_the_environment), ("every", looks_at_all)):
+        module = types.ModuleType(name)
+        setattr(module, "tunewright_preflight", hook)  # noqa: B010  (a module has no such attribute for mypy)
+        host.register(module, name)
+    tables: dict[str, Any] = {"name": "x", "model": {"name_or_path": "m"}, "dataset": {"mix": [{"source": "s"}]}}
+    images = {"kind": "image", "image": "images/one"}
+    for seed, environment in ((1, {}), (2, {}), (3, images), (4, images)):
+        spec = ExperimentSpec.model_validate({**tables, "seed": seed, "environment": environment})
+        found = host.preflight(ResolvedExperiment(spec=spec, project_root="/", home="/h"), known)
+        assert [finding.code for finding in found] == ["seen"]
+    assert [seed for what, seed in asked if what == "environment"] == [1, 3]
+    assert [seed for what, seed in asked if what == "all"] == [1, 2, 3, 4]

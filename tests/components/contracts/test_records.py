@@ -13,7 +13,7 @@ from tunewright.contracts.checkpoints import CheckpointManifest, verify_checkpoi
 from tunewright.contracts.datasets import DatasetManifest, FileRecord, ShardRecord, read_manifest, verify_cache
 from tunewright.contracts.errors import CacheCorrupted, CheckpointCorrupted, NotFound
 from tunewright.contracts.files import sha256_of_file, write_json_atomically
-from tunewright.contracts.provenance import ProvenanceRecord, compose_record, write_record
+from tunewright.contracts.provenance import ProvenanceRecord, compose_record, read_losses, write_record
 from tunewright.contracts.rundir import RunDir
 from tunewright.contracts.spec import canonical_json, digest_of
 from tunewright.contracts.status import JobState, JobStatus
@@ -39,6 +39,8 @@ def test_the_run_directory_has_the_promised_names() -> None:
         "plan": "plan", "submission": "submission.json", "handle": "handle.json", "events": "events.jsonl",
         "logs": "logs", "metrics": "metrics.jsonl", "checkpoints": "checkpoints", "model": "model",
         "training": "training.json", "provenance": "provenance.json", "evaluation_dataset": "evaluation_dataset.json",
+            "estimate": "estimate.json", "reproduction": "reproduction.json", "evaluation": "evaluation.json",
+            "evaluation_rows": "evaluation_rows.jsonl",
     }  # fmt: skip
 
 
@@ -110,6 +112,33 @@ def test_what_a_killed_run_did_not_write_is_empty_and_the_rest_is_told(run: RunD
     record = compose_record(run, JobStatus(state=JobState.FAILED, signal=9), NOW)
     assert (record.hardware, record.metrics["steps"], record.cluster["name"]) == ({}, None, None)
     assert (record.code["commit"], record.outcome.signal) == ("c", 9)
+
+
+def test_the_record_has_a_digest_of_every_loss_and_of_nothing_that_takes_time(run: RunDir) -> None:
+    assert "losses_sha256" not in compose_record(run, ENDED, NOW).metrics
+    first = '{"step": 1, "loss": 3.0, "elapsed_seconds": %s}\n{"step": 2, "loss": %s}\n{"evaluation_loss": 1}\n{"st'
+    run.metrics.write_text(first % (1.0, 2.5))
+    digest = compose_record(run, ENDED, NOW).metrics["losses_sha256"]
+    assert read_losses(run.metrics) == {1: 3.0, 2: 2.5}
+    run.metrics.write_text('{"step": 2, "loss": 9.0}\n' + first % (7.0, 2.5))  # a resumed run repeats steps
+    assert compose_record(run, ENDED, NOW).metrics["losses_sha256"] == digest
+    run.metrics.write_text(first % (1.0, "NaN"))
+    assert compose_record(run, ENDED, NOW).metrics["losses_sha256"] != digest
+
+
+def test_the_record_says_what_the_run_cost_where_a_price_was_known(run: RunDir) -> None:
+    status = ENDED.model_copy(update={"started_at": "2026-11-21T00:00:00.000Z", "ended_at": "2026-11-21T00:30:00.000Z"})
+    assert compose_record(run, status, NOW).cost == {}
+    write_json_atomically(run.estimate, {"per_hour": 3.0, "currency": "USD"})
+    cost = {"hours": 0.5, "per_hour": 3.0, "amount": 1.5, "currency": "USD"}
+    assert compose_record(run, status, NOW).cost == cost
+
+
+def test_the_record_of_a_later_stage_says_what_its_data_was_prepared_with(run: RunDir) -> None:
+    job = json.loads(run.job.read_text())
+    job["origin"]["first_model"] = {"name_or_path": "m", "chat_template": "tulu"}
+    write_json_atomically(run.job, job)
+    assert compose_record(run, ENDED, NOW).data["prepared_with"] == {"name_or_path": "m", "chat_template": "tulu"}
 
 
 def test_a_written_record_reads_back(run: RunDir) -> None:

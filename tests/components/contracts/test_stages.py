@@ -206,3 +206,56 @@ def test_a_document_without_stages_is_left_as_it_is() -> None:
     document = {"name": "x"}
     (only,) = split_stages(document, "x.toml")
     assert only.stage is None and only.document is document
+
+
+def test_a_stage_starts_after_the_one_before_it_or_after_those_it_names(tmp_path: Path) -> None:
+    more = """
+[[stages]]
+name = "side"
+after = ["sft"]
+[[stages]]
+name = "judge"
+job = "evaluate"
+after = ["side"]
+[[stages]]
+name = "last"
+after = ["judge", "dpo"]
+[[stages]]
+name = "alone"
+after = []
+"""
+    stages = [loaded.stage for loaded in stages_of(tmp_path, TWO + more)]
+    told = {stage.name: (stage.after, stage.before) for stage in stages if stage}
+    assert told == {
+        "sft": ((), None),
+        "dpo": (("sft",), "sft"),
+        "side": (("sft",), "sft"),
+        "judge": (("side",), "side"),
+        "last": (("judge", "dpo"), "side"),  # the model that was evaluated: an evaluation leaves none
+        "alone": ((), None),
+    }
+
+
+@pytest.mark.parametrize(
+    ("after", "words"),
+    [
+        ('["nobody"]', "stages.1.after: `nobody` is no stage of this file"),
+        ('["late"]', "stages.1.after: `late` is not before this one in the file"),
+        ('["mid"]', "stages.1.after: `mid` is not before this one in the file"),
+        ('"sft"', "stages.1.after: must be a list of names, got 'sft'"),
+        ("[3]", "stages.1.after: must be a list of names, got [3]"),
+    ],
+)
+def test_a_stage_that_starts_after_none_before_it_is_refused(after: str, words: str, tmp_path: Path) -> None:
+    text = f"""
+[[stages]]
+name = "sft"
+[[stages]]
+name = "mid"
+after = {after}
+[[stages]]
+name = "late"
+"""
+    with pytest.raises(InvalidExperiment) as caught:
+        stages_of(tmp_path, text)
+    assert words in str(caught.value)

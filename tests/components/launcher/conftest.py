@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from components.launcher import harbour as harbours_plugin
 from components.launcher import stranger as strangers_plugin
 from components.launcher.project import Project, make_project
 
@@ -27,11 +28,19 @@ def stranger(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
+def harbour(project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """The project, with a cluster `harbour` that has arrays and dependencies."""
+    monkeypatch.syspath_prepend(install(tmp_path / "harbour", "harbour", harbours_plugin.__name__))
+    return project
+
+
+@pytest.fixture
 def project(tmp_path: Path, stranger: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project]:
     """A checkout to launch from; its jobs are ended with the test."""
     monkeypatch.syspath_prepend(stranger)
     made = make_project(tmp_path)
     monkeypatch.chdir(made.root)
     monkeypatch.setenv("TUNEWRIGHT_HOME", str(made.home))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))  # not the configuration of whoever runs the tests
     yield made
     made.end_jobs()

@@ -44,9 +44,14 @@ GREETING = "hello world"
 # What the trainer does, without training: steps, a checkpoint after each, a model at the end.
 TRAIN = """\
 import json, os, signal, sys, time
-assert sys.argv[1] == "train", sys.argv
 job = json.load(open(sys.argv[2]))
 spec, run_dir = job["experiment"], job["run_dir"]
+assert sys.argv[1] == spec["job"], sys.argv
+if spec["job"] == "evaluate":  # what the trainer leaves of it: results, and no model
+    assert os.listdir(job["model"]["name_or_path"]), job["model"]
+    measured = {"loss": 1.25, "exact_match": 0.5, "harness": {"task": {"acc": 0.75}}}
+    json.dump({"metrics": measured}, open(run_dir + "/evaluation.json", "w"))
+    sys.exit(0)
 options, steps = spec["training"]["options"], spec["training"]["max_steps"]
 done = max([0, *(int(name[5:]) for name in os.listdir(run_dir + "/checkpoints"))])
 print("start", done, sorted(os.environ), os.environ.get("GREETING"), flush=True)
@@ -61,9 +66,17 @@ for step in range(done + 1, steps + 1):
         print("giving up", flush=True)
         sys.exit(options["exit_code"])
     os.mkdir(f"{run_dir}/checkpoints/step-{step:06}")
+summary = {
+    "started_at": "2026-11-21T00:00:00.000Z", "ended_at": "2026-11-21T02:00:00.000Z", "steps": steps, "first_loss": 4.0,
+    "last_loss": 4.0 / steps, "seeds": {"experiment": spec["seed"]}, "python": "3.11.7", "packages": {"torch": "2"},
+    "determinism": {"flag": True, "not_deterministic": ["the weather"]}, "hardware": {"cpu": "an abacus"},
+    "plugins": {"stranger": "1.0"}, "num_processes": 1,
+}
+open(run_dir + "/training.json", "w").write(json.dumps(summary))
 os.mkdir(run_dir + "/model")
 open(run_dir + "/model/config.json", "w").write("{}")
-open(run_dir + "/model/model.safetensors", "w").write(f"weights after {steps} steps")
+salt = os.urandom(4).hex() if options["salt"] else ""
+open(run_dir + "/model/model.safetensors", "w").write(f"weights after {steps} steps{salt}")
 sys.stdout.write("no newline at the end")
 sys.stdout.flush()
 sys.exit(options["exit_code"] if options["stop_at_step"] == 0 else 0)
@@ -172,7 +185,10 @@ class Project:
         return {str(path) for path in found if ".git" not in path.relative_to(self.root.parent).parts}
 
     def end_jobs(self) -> None:
-        """End whatever jobs still run."""
+        """End whatever waiters and jobs still run."""
+        for path in self.home.glob("*/*/waiter.json"):
+            with contextlib.suppress(ProcessLookupError, FileNotFoundError):
+                os.killpg(json.loads(path.read_text())["pid"], signal.SIGKILL)
         for pid in self.home.glob("runs/*/yard/*/pid"):
             if not (pid.parent / "end").exists():
                 with contextlib.suppress(ProcessLookupError):

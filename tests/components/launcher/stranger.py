@@ -130,6 +130,13 @@ class Clumsy(Yard):
         raise ValueError("stumbled")
 
 
+class Paged(Yard):
+    """A cluster that has a page for each job."""
+
+    def url(self, handle: JobHandle) -> str | None:
+        return f"https://yard.example/{handle.native_id}"
+
+
 class PlainOptions(Spec):
     """`[training.options]`: what the script in `project.py` does."""
 
@@ -142,6 +149,9 @@ class PlainOptions(Spec):
     pause_seconds: float = 0.0
     """Between two steps."""
 
+    salt: bool = False
+    """Whether it leaves other weights each time."""
+
     mode: str = "good"
     """`good`, or `killed`: it kills itself."""
 
@@ -151,6 +161,8 @@ def tunewright_register_clusters(register: ClusterRegistry) -> None:
     for name, entry in (("yard", "Yard"), ("clumsy", "Clumsy")):
         pex_only = frozenset({Capability.PEX})
         register.add(ClusterInfo(name, "processes of this machine", f"{__name__}:{entry}", YardOptions, 1, pex_only))
+    has_pages = frozenset({Capability.PEX, Capability.URL})
+    register.add(ClusterInfo("paged", "a yard with pages", f"{__name__}:Paged", YardOptions, 1, has_pages))
 
 
 @hookimpl
@@ -176,8 +188,9 @@ def tunewright_provide_environment(environment: EnvironmentRequest) -> Environme
         built.mkdir(parents=True, exist_ok=True)
         (built / "environment").touch()
     return EnvironmentRef(
-        kind="pex", key=sha256_of_file(script), reference=str(script), variables={"COLOUR": "blue"},
+        kind="pex", key=sha256_of_file(script), reference=f"{script} as it is", variables={"COLOUR": "blue"},
         command=(sys.executable, "-I", "-S", str(script)), sha256=None if environment.plan_only else "e" * 64,
+        lock_digest="1" * 64,
     )  # fmt: skip
 
 
@@ -192,7 +205,8 @@ def tunewright_provide_dataset(dataset: DatasetRequest, cache_root: str) -> Cach
     if b"broken" in source.read_bytes():
         raise InvalidDataset(f"{source}:1: has no messages")
     Path(cache_root, digest).mkdir(parents=True, exist_ok=True)
-    return CachedDataset(digest=digest, path=f"{cache_root}/{digest}", rows=1, tokens=2)
+    known = {"source": dataset.dataset.mix[0].source, "files": [{"sha256": digest, "kind": "jsonl", "rows": 1}]}
+    return CachedDataset(digest=digest, path=f"{cache_root}/{digest}", rows=1, tokens=2, sources=(known,))
 
 
 @hookimpl

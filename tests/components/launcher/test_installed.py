@@ -17,7 +17,10 @@ from tunewright.contracts.plugins import PluginHost
 from tunewright.launcher.cli import launcher
 from tunewright.launcher.commands.schema import experiment_schema
 
-COMMANDS = ["launch", "plan", "list", "status", "wait", "logs", "stop", "events", "plugins", "doctor", "schema"]
+COMMANDS = [
+    "launch", "sweep", "plan", "list", "status", "wait", "logs", "stop", "events", "verify", "reproduce", "plugins",
+    "doctor", "schema",
+]  # fmt: skip
 
 
 def test_plugins_lists_a_strangers_cluster_with_what_it_can_do_and_its_options(project: Project) -> None:

@@ -76,6 +76,17 @@ def test_a_job_its_cluster_has_forgotten_is_still_known_by_its_record(project: P
     assert not (project.run() / "provenance.json").exists()
 
 
+def test_the_page_of_a_job_is_shown_where_its_cluster_has_pages(project: Project) -> None:
+    project.launcher("launch", "count.toml")
+    assert "url" not in project.launcher("list").out
+    project.launcher("launch", "count.toml", "--cluster", "paged")
+    page = f"https://yard.example/{project.json('count-2', 'handle.json')['native_id']}"
+    rows = {row["run"]: row["url"] for row in project.launcher("list", "--json").document}
+    assert rows == {"count": None, "count-2": page}
+    assert page in project.launcher("list").out and f"  {page}\n" in project.launcher("status", "count-2").out
+    assert project.launcher("status", "count-2", "--json").document["url"] == page
+
+
 def test_wait_is_quiet_until_the_end(project: Project) -> None:
     project.launcher("launch", "count.toml", "--detach")
     answer = project.launcher("wait", "count")

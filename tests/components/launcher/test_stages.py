@@ -79,7 +79,7 @@ def test_the_first_stage_that_fails_ends_the_pipeline_with_its_exit_code(stages:
     answer = stages.launcher("launch", "stages.toml", *first, "--json", expect=42)
     assert answer.last_document["run"] == "count-first"
     assert [one["stage"] for one in answer.last_document["stages"]] == ["first"]
-    assert "not started: stage `second`; the same `launch` with --name count goes on" in answer.err
+    assert "not started: stage `second` (dependency: stage `first` has not succeeded); the same `launch`" in answer.err
     assert "from step-000001: the same `launch` with --name count" in answer.err
     assert not stages.run("count-second").exists()
 
@@ -155,9 +155,28 @@ def test_an_earlier_pipeline_that_has_not_come_to_its_end_is_told_of(stages: Pro
     )
 
 
-def test_a_pipeline_cannot_be_detached(stages: Project) -> None:
-    answer = stages.launcher("launch", "stages.toml", "--detach", expect=64)
-    assert "--detach" in answer.err and "stages" in answer.err and not (stages.home / "runs").exists()
+def test_a_stage_that_starts_after_another_one_runs_though_the_one_before_it_failed(stages: Project) -> None:
+    more = """
+[[stages]]
+name = "third"
+after = ["first"]
+[[stages]]
+name = "fourth"
+after = ["third", "second"]
+"""
+    (stages.root / "stages.toml").write_text((stages.root / "stages.toml").read_text() + more)
+    stages.git("commit", "--quiet", "-am", "four")
+    answer = stages.launcher("launch", "stages.toml", *FAILING_SECOND, "--json", expect=42)
+    ends = [(one["stage"], one["state"]) for one in answer.last_document["stages"]]
+    assert ends == [("first", "SUCCEEDED"), ("second", "FAILED"), ("third", "SUCCEEDED")]
+    assert answer.last_document["run"] == "count-second"
+    assert "not started: stage `fourth` (dependency: stage `second` has not succeeded)" in answer.err
+    assert stages.json("count-third", "job.json")["model"]["run"] == "count-first"
+    done = stages.launcher("launch", "stages.toml", *FAILING_SECOND, "--name", "count", "--json").last_document
+    assert [one["state"] for one in done["stages"]] == ["SUCCEEDED"] * 4
+    assert stages.json("count-fourth", "job.json")["model"]["run"] == "count-third"
+    rows = stages.launcher("status", "count", "--json").document["runs"]
+    assert [row["after"] for row in rows] == [[], ["count-first"], ["count-first"], ["count-third", "count-second"]]
 
 
 def test_plan_shows_every_stage_before_there_is_a_model_to_go_on_with(stages: Project) -> None:
@@ -242,7 +261,7 @@ def test_a_stage_cannot_start_from_adapters_and_the_stage_that_leaves_them_is_na
     lora = ("--set", 'stages.0.training={variant="lora"}')
     answer = stages.launcher("plan", "stages.toml", *lora, expect=77)
     assert "stages.0 (first): training.variant: is `lora`, which leaves adapters" in answer.err
-    assert "stage `second` cannot start" in answer.err and "--merge" in answer.err
+    assert "stage `second` cannot start" in answer.err and 'job = "export"' in answer.err
     own_model = ("--set", 'stages.1.model={name_or_path="model"}')
     assert len(stages.launcher("plan", "stages.toml", *lora, *own_model, "--json").document["stages"]) == 2
     last = ("--set", 'stages.1.training={variant="lora"}')

@@ -20,7 +20,7 @@ from conformance.tiny_jobs import (
     model_bytes,
     save_weights,
 )
-from tunewright.contracts.files import sha256_of_file
+from tunewright.contracts.files import sha256_of_file, sha256_of_tree
 from tunewright.contracts.hookspecs import hookimpl
 from tunewright.trainer.job import open_job
 from tunewright.trainer.training import run_training
@@ -95,6 +95,7 @@ def test_the_record_is_complete_and_says_it_succeeded(finished: Path) -> None:
     assert record["environment"]["packages"]["torch"]
     assert record["environment"]["python"].startswith("3.11")
     assert record["hardware"]["cpu_cores"] >= 1
+    assert record["model"]["sha256"] == sha256_of_tree(finished.parents[2] / "model")  # the job did not know it
     assert record["randomness"]["seeds"]["experiment"] == 17
     assert record["randomness"]["determinism"]["use_deterministic_algorithms"] is True
     assert record["randomness"]["determinism"]["not_deterministic"]

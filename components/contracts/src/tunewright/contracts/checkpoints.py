@@ -74,9 +74,12 @@ def continuation_digest(experiment: ExperimentSpec) -> str:
     """SHA-256 of what a run that goes on must have in common with its checkpoint: all that decides what is computed.
 
     Model, dataset, rows held out for evaluation, seed, and `[training]` but for FREE_TRAINING_KEYS. Not the cluster:
-    another number of processes goes on at the same place in the data, with numbers that differ in the last bits.
+    another number of processes goes on at the same place in the data, with numbers that differ in the last bits. Of a
+    job that is no training: what it does and with what, since it reads no `[training]`.
     """
     document = experiment.to_document()
+    if experiment.job != "train":
+        return digest_of({key: document[key] for key in ("job", experiment.job, "model", "dataset", "seed")})
     evaluation = document["evaluation"] or {}
     return digest_of({
         "model": document["model"],

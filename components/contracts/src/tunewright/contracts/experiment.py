@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal
 
 from pydantic import Field, StrictBool, StrictFloat, StrictInt, StrictStr, field_validator, model_validator
@@ -12,6 +13,7 @@ NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 
 EXCLUSIVE_KEYS = (
     ("fraction", "rows"), ("num_epochs", "max_steps"), ("every_steps", "every"), ("mix", "fraction"), ("mix", "rows"),
+    ("answer_after", "answer_pattern"),
 )  # fmt: skip
 """Pairs of keys of one table that say the same thing in two ways: a file may have one of each."""
 
@@ -375,6 +377,75 @@ class EvaluationSpec(Spec):
         return self
 
 
+class EvaluateSpec(Spec):
+    """`[evaluate]`: what a job with `job = "evaluate"` measures of the model, on the rows of `[dataset]`."""
+
+    metrics: tuple[Literal["loss", "exact_match"], ...] = ("loss", "exact_match")
+    """`loss`: of the tokens that `train_on` names. `exact_match`: the model itself writes the row's last answer."""
+
+    rows: int | None = Field(default=None, ge=1)
+    """How many rows of the dataset, the first ones. None: all."""
+
+    batch_size: int = Field(default=8, ge=1)
+    """Rows that one process computes at a time."""
+
+    max_new_tokens: int = Field(default=256, ge=1)
+    """Tokens an answer may have. One that is longer is cut."""
+
+    temperature: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """0 takes the most likely token each time. Above 0 tokens are drawn, by `seed`."""
+
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    """With a `temperature`: only the most likely tokens that together have this probability are drawn from."""
+
+    answer_after: str | None = Field(default=None, min_length=1)
+    """What is compared is the text after the last of these: `"####"`. Excludes `answer_pattern`."""
+
+    answer_pattern: str | None = Field(default=None, min_length=1)
+    """What is compared is the last match of this regular expression: its group 1, or all of it without groups."""
+
+    normalize: tuple[Literal["whitespace", "case", "punctuation", "numbers"], ...] = ("whitespace",)
+    """What does not count in a comparison: runs of white space, case, ASCII punctuation, how a number is written."""
+
+    harness_tasks: tuple[str, ...] = ()
+    """Tasks of lm-evaluation-harness, where the environment has it installed. One process only."""
+
+    harness_rows: int | None = Field(default=None, ge=1)
+    """How many rows of each of those tasks, the first ones. None: all."""
+
+    @field_validator("answer_pattern")
+    @classmethod
+    def _is_regular_expression(cls, pattern: str | None) -> str | None:
+        try:
+            re.compile(pattern or "")
+        except re.error as error:
+            raise ValueError(f"`{pattern}` is no regular expression: {error}") from None
+        return pattern
+
+    @model_validator(mode="after")
+    def _keys_go_together(self) -> EvaluateSpec:
+        if not self.metrics and not self.harness_tasks:
+            raise ValueError("nothing is measured: give `metrics` or `harness_tasks`")
+        if self.answer_after is not None and self.answer_pattern is not None:
+            raise ValueError("`answer_after` and `answer_pattern` exclude each other: give one place of the answer")
+        if self.top_p != 1.0 and self.temperature == 0:
+            raise ValueError("`top_p` goes with a `temperature` above 0 only")
+        return self
+
+
+class ExportSpec(Spec):
+    """`[export]`: what a job with `job = "export"` makes of the model."""
+
+    merge: bool = True
+    """Add adapters to their base, in float32: a model of its own. A model without adapters is taken as it is."""
+
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    """What weights are written in. None: as they are, merged ones in float32."""
+
+    max_shard_size: str = Field(default="50GB", pattern=r"^[1-9][0-9]*(KB|MB|GB)$")
+    """The most a weights file may have: `5GB`, `500MB`. A larger model is written in several."""
+
+
 class TrackingSpec(Spec):
     """`[tracking]`: where metrics go beside `metrics.jsonl`."""
 
@@ -399,6 +470,21 @@ class PublishSpec(Spec):
 
     revision: str | None = Field(default=None, min_length=1)
     """The branch to push to; made if it is not there. None: the default branch."""
+
+
+class NotificationsSpec(Spec):
+    """`[notifications]`: a webhook that hears what becomes of the run."""
+
+    webhook_variable: str = Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
+    """The variable that holds the webhook's URL, which is a secret: name it in `[cluster.secrets]` too, for the job."""
+
+    format: Literal["slack", "json"] = "slack"
+    """`slack`: a sentence, as Slack, Mattermost and others take it; `json`: the facts, for a program."""
+
+    on: tuple[Literal["submitted", "checkpoint", "succeeded", "failed", "stopped"], ...] = Field(
+        default=("succeeded", "failed", "stopped"), min_length=1
+    )
+    """What it hears of. A run that ran out of time has failed."""
 
 
 class ClusterSpec(Spec):
@@ -443,6 +529,9 @@ class ExperimentSpec(Spec):
     name: str = Field(pattern=NAME_PATTERN)
     """Letters, digits, `.`, `_` and `-`, at most 63. Runs are named after it."""
 
+    job: Literal["train", "evaluate", "export"] = "train"
+    """What is done with the model: `evaluate` and `export` leave it as it is, and `[training]` says nothing to them."""
+
     seed: int = Field(default=17, ge=0, lt=2**32)
     """Decides random weights, sampling, order and dropout."""
 
@@ -464,11 +553,20 @@ class ExperimentSpec(Spec):
     evaluation: EvaluationSpec | None = None
     """The loss on rows that are not trained on. None: no evaluation."""
 
+    evaluate: EvaluateSpec = EvaluateSpec.model_validate({})
+    """What `job = "evaluate"` measures. Other jobs do not read it."""
+
+    export: ExportSpec = ExportSpec.model_validate({})
+    """What `job = "export"` makes. Other jobs do not read it."""
+
     tracking: TrackingSpec = TrackingSpec()
     """Where metrics go besides `metrics.jsonl`."""
 
     publish: PublishSpec | None = None
     """Where the final model goes. None: it stays in the run."""
+
+    notifications: NotificationsSpec | None = None
+    """Who hears what becomes of the run. None: nobody."""
 
     cluster: ClusterSpec = ClusterSpec()
     """Where the job runs."""
@@ -477,17 +575,36 @@ class ExperimentSpec(Spec):
     def _batch_divides(self) -> ExperimentSpec:
         processes = self.cluster.nodes * self.cluster.processes_per_node
         per_pass = self.training.micro_batch_size * processes
-        if self.training.batch_size % per_pass:
+        if self.job == "train" and self.training.batch_size % per_pass:
             raise ValueError(
                 f"training.batch_size ({self.training.batch_size}) must be a multiple of training.micro_batch_size "
                 f"({self.training.micro_batch_size}) x processes ({processes}) = {per_pass}"
             )
         return self
 
+    @model_validator(mode="after")
+    def _job_has_what_it_needs(self) -> ExperimentSpec:
+        if self.job == "export" and self.model.weights == "random":
+            raise ValueError('`model.weights = "random"` has nothing to export: give a trained model')
+        if self.job != "evaluate":
+            return self
+        for index, source in enumerate(self.dataset.mix if "exact_match" in self.evaluate.metrics else ()):
+            if source.train_on == "all":
+                raise ValueError(
+                    f'dataset.mix[{index}].train_on is "all", so that nobody can tell the answer that `exact_match` of '
+                    'evaluate.metrics compares from its prompt: take "assistant" or "last_assistant", or leave it out'
+                )
+        if self.evaluate.harness_tasks and self.num_processes > 1:
+            raise ValueError(
+                f"evaluate.harness_tasks runs in one process, got {self.num_processes} (cluster.nodes x "
+                "cluster.processes_per_node)"
+            )
+        return self
+
     @property
     def evaluation_dataset(self) -> DatasetSpec | None:
         """What `[evaluation]` has of its own, prepared as `[dataset]` is, in order and unpacked. None: it has none."""
-        if self.evaluation is None or not self.evaluation.mix:
+        if self.evaluation is None or not self.evaluation.mix or self.job != "train":
             return None
         return self.dataset.model_copy(update={"mix": self.evaluation.mix, "packing": False, "shuffle": False})
 

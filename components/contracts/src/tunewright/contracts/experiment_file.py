@@ -233,10 +233,13 @@ def find_cache_root(home: Path) -> str:
     return configured if "://" in configured else str(Path(configured).expanduser().absolute())
 
 
-def resolve_model(model: ModelSpec, project_root: Path, home: Path, with_digest: bool = True) -> ModelReference:
+def resolve_model(
+    model: ModelSpec, project_root: Path, home: Path, with_digest: bool = True, allow_adapters: bool = False
+) -> ModelReference:
     """Where the model of `[model]` is: `run:NAME`, a directory, or a hub id with its revision.
 
-    The digest of a directory takes reading all of it, weights included: without `with_digest` there is none.
+    The digest of a directory takes reading all of it, weights included: without `with_digest` there is none. With
+    `allow_adapters` it may be the directory of adapters, which name their base themselves.
 
     Raises NotFound for a run without a model or a path that is not there, InvalidExperiment for a directory without
     `config.json` and for a hub id without `revision`.
@@ -245,7 +248,7 @@ def resolve_model(model: ModelSpec, project_root: Path, home: Path, with_digest:
     run = name.removeprefix(RUN_PREFIX) if name.startswith(RUN_PREFIX) else None
     directory = RunDir.of(home, run).model if run is not None else project_root / Path(name).expanduser()
     if directory.is_dir():
-        if not (directory / "config.json").is_file():
+        if not (directory / "config.json").is_file() and not (allow_adapters and _has_adapters(directory)):
             raise InvalidExperiment.from_problems("experiment", [_no_config_problem(name, directory)])
         sha256 = sha256_of_tree(directory) if with_digest else None
         return ModelReference(name_or_path=str(directory), sha256=sha256, run=run)
@@ -266,10 +269,14 @@ def resolve_model(model: ModelSpec, project_root: Path, home: Path, with_digest:
     return ModelReference(name_or_path=name, revision=model.revision)
 
 
+def _has_adapters(directory: Path) -> bool:
+    return (directory / "adapter_config.json").is_file()
+
+
 def _no_config_problem(name: str, directory: Path) -> Problem:
     path = "model.name_or_path"
-    if (directory / "adapter_config.json").is_file():
-        hint = "merge it first: `trainer export CHECKPOINT --merge --to DIR`"
+    if _has_adapters(directory):
+        hint = 'merge it first: a job with `job = "export"`, or `trainer export CHECKPOINT --merge --to DIR`'
         return Problem(path, f"`{name}` is an adapter, not a model ({directory})", hint)
     hint = "give a directory that transformers' save_pretrained made"
     return Problem(path, f"`{name}` has no config.json ({directory})", hint)
@@ -350,6 +357,8 @@ def _known_keys(spec_type: type[BaseModel], location: tuple[int | str, ...]) -> 
     for part in location:
         if isinstance(part, int):
             current = next(iter(typing.get_args(current)), None)
+        elif typing.get_origin(current) is dict:  # tables under names of the user's own
+            current = typing.get_args(current)[1]
         else:
             fields = getattr(current, "model_fields", {})
             by_key = {field.alias or name: field for name, field in fields.items()}

@@ -12,8 +12,8 @@ Hooks register, judge and listen; the verbs of a cluster are methods (`tunewrigh
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 import pluggy
 
@@ -34,6 +34,23 @@ PROJECT = "tunewright"
 
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
+
+JUDGED_TABLES = f"{PROJECT}_judged_tables"
+
+Function = TypeVar("Function", bound=Callable[..., object])
+
+
+def judges(*tables: str) -> Callable[[Function], Function]:
+    """Mark a `tunewright_preflight` that looks at these tables of the experiment only (`judges("environment")`).
+
+    Then it is asked once for all points of a sweep that have them alike, instead of a thousand times the same.
+    """
+
+    def mark(function: Function) -> Function:
+        setattr(function, JUDGED_TABLES, tables)
+        return function
+
+    return mark
 
 
 @hookspec
@@ -69,7 +86,7 @@ def tunewright_preflight(experiment: ResolvedExperiment) -> Sequence[Finding]:  
     """Judge the experiment. An `error` refuses the run; all plugins' findings are joined.
 
     Called after resolving, before anything is built or paid for, and by `launcher plan`: write nothing, send nothing.
-    If it raises, that is an error finding with the plugin's name.
+    If it raises, that is an error finding with the plugin's name. Each point of a sweep is judged: see `judges`.
     """
 
 
@@ -96,7 +113,7 @@ def tunewright_estimate_cost(job: JobSpec, hours: float | None) -> CostEstimate 
     """Say what `job` will take and cost. None leaves it to the next plugin.
 
     Called before the job starts, and by `launcher plan`: write nothing, send nothing. `hours` is what the launcher
-    thinks it will run, by earlier runs, or None. The launcher answers last, with the prices of the user's configuration.
+    thinks it will run, by earlier runs, or None. The launcher answers last, with the user's own table of prices.
     """
 
 

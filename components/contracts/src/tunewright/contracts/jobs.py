@@ -6,7 +6,7 @@ from pydantic import Field
 
 from tunewright.contracts.datasets import CachedDataset
 from tunewright.contracts.environments import CodeOrigin, EnvironmentRef
-from tunewright.contracts.experiment import ExperimentSpec
+from tunewright.contracts.experiment import ExperimentSpec, ModelSpec
 from tunewright.contracts.spec import Spec
 
 
@@ -40,6 +40,9 @@ class LaunchOrigin(Spec):
 
     plugins: dict[str, str]
     """Each plugin's distribution and version."""
+
+    first_model: ModelSpec | None = None
+    """Of a stage that goes on with another's model: whose tokenizer and template the datasets were prepared with."""
 
 
 class Resources(Spec):

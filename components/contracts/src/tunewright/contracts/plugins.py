@@ -34,6 +34,9 @@ ENTRY_POINT_GROUP = "tunewright"
 
 _HOOK_MARK = f"{hookspecs.PROJECT}_impl"
 
+KnownFindings = dict[tuple[str, str], tuple[Finding, ...]]
+"""What plugins said already, by the plugin and by what it looked at."""
+
 AnyRegistry = TypeVar("AnyRegistry", bound="Registry[Any]")
 
 
@@ -198,15 +201,21 @@ class PluginHost:
             if not plugin.error:
                 yield plugin, _with_known_arguments(implementation)
 
-    def preflight(self, experiment: ResolvedExperiment) -> list[Finding]:
-        """Every plugin's findings. One that raises becomes an error finding with its name."""
+    def preflight(self, experiment: ResolvedExperiment, known: KnownFindings | None = None) -> list[Finding]:
+        """Every plugin's findings. One that raises becomes an error finding with its name.
+
+        Whoever asks for many experiments that are much alike gives `known`, empty at first: a plugin that says which
+        tables it looks at (`hookspecs.judges`) is asked once for all that have them alike.
+        """
         findings: list[Finding] = []
         for plugin, function in self._implementations("tunewright_preflight"):
-            try:
-                findings.extend(function(experiment=experiment) or ())
-            except Exception as error:  # a plugin that cannot judge must not pass in silence
-                message = f"plugin {plugin} failed in preflight: {type(error).__name__}: {error}"
-                findings.append(Finding(code="plugin-broken", message=message))
+            if known is None or function.judged_tables is None:
+                findings.extend(_judge(plugin, function, experiment))
+                continue
+            key = (plugin.name, _judged_part(experiment, function.judged_tables))
+            if key not in known:
+                known[key] = _judge(plugin, function, experiment)
+            findings.extend(known[key])
         return findings
 
     def provide_environment(self, environment: EnvironmentRequest) -> EnvironmentRef:
@@ -249,6 +258,19 @@ class PluginHost:
         return complaints
 
 
+def _judge(plugin: InstalledPlugin, function: Any, experiment: ResolvedExperiment) -> tuple[Finding, ...]:
+    try:
+        return tuple(function(experiment=experiment) or ())
+    except Exception as error:  # a plugin that cannot judge must not pass in silence
+        message = f"plugin {plugin} failed in preflight: {type(error).__name__}: {error}"
+        return (Finding(code="plugin-broken", message=message),)
+
+
+def _judged_part(experiment: ResolvedExperiment, tables: tuple[str, ...]) -> str:
+    """What a plugin looks at, as text."""
+    return experiment.model_dump_json(include={"project_root": True, "home": True, "spec": dict.fromkeys(tables, True)})
+
+
 def _entry_points() -> Iterator[tuple[metadata.Distribution, metadata.EntryPoint]]:
     """Our group's entry points with their distributions, in the order of the path and then of their names."""
     for distribution in metadata.distributions(path=sys.path):
@@ -277,4 +299,9 @@ def _with(plugin: InstalledPlugin, **changes: Any) -> InstalledPlugin:
 
 def _with_known_arguments(implementation: pluggy.HookImpl) -> Any:
     """Its function, called with only the arguments it names: pluggy's rule, kept where we call one by one."""
-    return lambda **arguments: implementation.function(**{name: arguments[name] for name in implementation.argnames})
+
+    def call(**arguments: Any) -> Any:
+        return implementation.function(**{name: arguments[name] for name in implementation.argnames})
+
+    call.judged_tables = getattr(implementation.function, hookspecs.JUDGED_TABLES, None)  # type: ignore[attr-defined]  # a function may have some
+    return call

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
 from tunewright.contracts.checkpoints import CHECKPOINT_FILE
+from tunewright.contracts.costs import actual_cost
 from tunewright.contracts.datasets import FileRecord
 from tunewright.contracts.files import sha256_of_file, write_json_atomically
 from tunewright.contracts.rundir import RunDir
@@ -26,6 +29,9 @@ class TrainingSummary(Spec):
 
     ended_at: str | None = None
     """When it ended. None while it runs, and where it was killed."""
+
+    model_sha256: str | None = None
+    """Of the model's directory, where the job could not say: an earlier stage had yet to leave it when it was sent."""
 
     steps: int = 0
     """Optimizer steps done."""
@@ -107,7 +113,10 @@ class ProvenanceRecord(Spec):
     """Commit, branch, dirty patch and its digest."""
 
     data: JsonObject
-    """Each source's revision or SHA-256, the cache's digest, rows, tokens, drops; `evaluation`: the same of that."""
+    """Each source's revision or SHA-256, the cache's digest, rows, tokens, drops; `evaluation`: the same of that.
+
+    `prepared_with`: of a later stage, the model whose tokenizer and template it was prepared with.
+    """
 
     model: JsonObject
     """What it started from: path or id, revision, digest."""
@@ -137,10 +146,16 @@ class ProvenanceRecord(Spec):
     """Every file of `model/`, with its digest."""
 
     metrics: JsonObject
-    """The summary: steps, tokens, first and last loss, times."""
+    """The summary: steps, tokens, first and last loss, times; of an `evaluate` job, `evaluation`: what it measured.
+
+    `losses_sha256`: over the loss of every logged step (`digest_of_losses`).
+    """
 
     published: JsonObject = {}
     """Where the model went besides the run: a repository on the hub, a version in a registry."""
+
+    cost: JsonObject = {}
+    """Where a price was known: hours from start to end, the price of an hour, and what that makes."""
 
     outcome: JobStatus
     """How the run ended, with its cause."""
@@ -162,8 +177,11 @@ def compose_record(run_dir: RunDir, outcome: JobStatus, written_at: str) -> Prov
         run=run_dir.name,
         written_at=written_at,
         code=origin.get("code", {}),
-        data=_with_evaluation(dataset, _read(run_dir.evaluation_dataset)),
-        model=job.get("model") or {},
+        data={
+            **_with_evaluation(dataset, _read(run_dir.evaluation_dataset)),
+            **({"prepared_with": first} if (first := origin.get("first_model")) else {}),
+        },
+        model=_with_digest(job.get("model") or {}, training.get("model_sha256")),
         environment={**environment, "python": training.get("python"), "packages": training.get("packages", {})},
         randomness={"seeds": training.get("seeds", {}), "determinism": training.get("determinism", {})},
         hyperparameters=_read(run_dir.resolved),
@@ -177,10 +195,51 @@ def compose_record(run_dir: RunDir, outcome: JobStatus, written_at: str) -> Prov
         },
         checkpoints=tuple(_checkpoint_lines(run_dir)),
         model_files=tuple(_model_files(run_dir)),
-        metrics={key: training.get(key) for key in _SUMMARY_KEYS},
+        metrics={
+            **_metrics(training, _read(run_dir.evaluation)),
+            **({"losses_sha256": digest_of_losses(losses)} if (losses := read_losses(run_dir.metrics)) else {}),
+        },
         published=training.get("published", {}),
+        cost=actual_cost(
+            run_dir.estimate,
+            outcome.started_at or training.get("started_at"),
+            outcome.ended_at or training.get("ended_at"),
+        ),
         outcome=outcome,
     )
+
+
+def read_losses(metrics: Path) -> dict[int, float]:
+    """The loss of each logged step, by `metrics.jsonl`. Of a step that a resumed run repeated, the last one."""
+    losses: dict[int, float] = {}
+    try:
+        lines = metrics.read_bytes().splitlines()
+    except FileNotFoundError:
+        return losses
+    for line in lines:
+        try:
+            value = json.loads(line)
+        except ValueError:  # half-written
+            continue
+        step, loss = (value.get("step"), value.get("loss")) if isinstance(value, dict) else (None, None)
+        if isinstance(step, int) and isinstance(loss, int | float):
+            losses[step] = float(loss)
+    return losses
+
+
+def digest_of_losses(losses: Mapping[int, float]) -> str:
+    """SHA-256 over the losses step by step, to the last bit: equal runs give equal digests, whatever time they took."""
+    text = "".join(f"{step} {losses[step]!r}\n" for step in sorted(losses))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _metrics(training: JsonObject, evaluation: JsonObject) -> JsonObject:
+    summary = {key: training.get(key) for key in _SUMMARY_KEYS}
+    return {**summary, "evaluation": evaluation["metrics"]} if "metrics" in evaluation else summary
+
+
+def _with_digest(model: JsonObject, sha256: str | None) -> JsonObject:
+    return {**model, "sha256": sha256} if sha256 is not None and model.get("sha256") is None else model
 
 
 def _with_evaluation(dataset: JsonObject, evaluation: JsonObject) -> JsonObject:

@@ -44,6 +44,11 @@ class RunDir:
         return self.path / "preflight.json"
 
     @property
+    def estimate(self) -> Path:
+        """What it was thought to take and to cost, where anything of that was known."""
+        return self.path / "estimate.json"
+
+    @property
     def environment(self) -> Path:
         """The environment: PEX SHA-256 or image digest, lock digest."""
         return self.path / "environment.json"
@@ -104,9 +109,24 @@ class RunDir:
         return self.path / "model"
 
     @property
+    def evaluation(self) -> Path:
+        """What an `evaluate` job has measured: metrics, counts, settings."""
+        return self.path / "evaluation.json"
+
+    @property
+    def evaluation_rows(self) -> Path:
+        """What an `evaluate` job has found of each row, a line each."""
+        return self.path / "evaluation_rows.jsonl"
+
+    @property
     def training(self) -> Path:
         """What the trainer itself saw: steps, hardware, packages, determinism. Becomes part of the record."""
         return self.path / "training.json"
+
+    @property
+    def reproduction(self) -> Path:
+        """Of a run that `reproduce` made: what is the same as in the run it repeats, and what differs."""
+        return self.path / "reproduction.json"
 
     @property
     def provenance(self) -> Path:

@@ -14,6 +14,7 @@ from tunewright.contracts.experiment import NAME_PATTERN, ClusterSpec, Experimen
 from tunewright.contracts.spec import Spec
 
 STAGES_KEY = "stages"
+AFTER_KEY = "after"
 RUN_PREFIX = "run:"
 
 OVERLAY_KEYS = tuple(name for name in ExperimentSpec.model_fields if name not in ("schema_version", "name"))
@@ -37,10 +38,16 @@ class Stage:
     """Unique in its file."""
 
     before: str | None = None
-    """The stage whose model it starts from. None: it says its own model, as the first one does."""
+    """The stage whose model it starts from: the last one before it that leaves a model, which an `evaluate` does not.
+
+    None: it says its own model, as the first one does.
+    """
 
     sets: frozenset[str] = field(default_factory=frozenset)
     """The fields that it sets itself: `training.max_steps`, `dataset.mix`."""
+
+    after: tuple[str, ...] = ()
+    """The stages that must have succeeded before it starts: those of its `after`, else the one before it."""
 
     @property
     def label(self) -> str:
@@ -80,11 +87,11 @@ def split_stages(document: Document, source: str) -> tuple[StageDocument, ...]:
     if STAGES_KEY not in document:
         return (StageDocument(None, document),)
     given = document[STAGES_KEY]
-    problems = _list_problems(given) or [*_item_problems(given), *_name_problems(given)]
+    problems = _list_problems(given) or [*_item_problems(given), *_name_problems(given), *_after_problems(given)]
     if problems:
         raise InvalidExperiment.from_problems(source, problems)
     file = {key: value for key, value in document.items() if key != STAGES_KEY}
-    stages = _stages_of(given)
+    stages = _stages_of(given, file.get("job"))
     return tuple(
         StageDocument(stage, _document_of(stage, file, overlay)) for stage, overlay in zip(stages, given, strict=True)
     )
@@ -100,9 +107,9 @@ def _item_problems(given: Sequence[Document]) -> list[Problem]:
     problems = []
     for number, overlay in enumerate(given):
         path = f"{STAGES_KEY}.{number}"
-        for key in overlay.keys() - {"name", *OVERLAY_KEYS}:
+        for key in overlay.keys() - {"name", AFTER_KEY, *OVERLAY_KEYS}:
             close = difflib.get_close_matches(key, OVERLAY_KEYS, n=1)
-            hint = f"did you mean `{close[0]}`?" if close else f"allowed: name, {', '.join(OVERLAY_KEYS)}"
+            hint = f"did you mean `{close[0]}`?" if close else f"allowed: name, {AFTER_KEY}, {', '.join(OVERLAY_KEYS)}"
             problems.append(Problem(f"{path}.{key}", "unknown key", hint))
         name = overlay.get("name")
         if name is None:
@@ -118,13 +125,39 @@ def _name_problems(given: Sequence[Document]) -> list[Problem]:
     return [Problem(STAGES_KEY, f"{names[name]} stages are called `{name}`", "each needs its own") for name in twice]
 
 
-def _stages_of(given: Sequence[Document]) -> list[Stage]:
-    stages: list[Stage] = []
+def _after_problems(given: Sequence[Document]) -> list[Problem]:
+    """Stages can only start after earlier ones of the file: so there is no circle, and the file reads in order."""
+    problems = []
     for number, overlay in enumerate(given):
-        model = overlay.get("model")
-        has_own_model = isinstance(model, dict) and "name_or_path" in model
-        before = stages[-1].name if stages and not has_own_model else None
-        stages.append(Stage(number, overlay["name"], before, frozenset(_fields(overlay))))
+        path, after = f"{STAGES_KEY}.{number}.{AFTER_KEY}", overlay.get(AFTER_KEY, [])
+        earlier = [one.get("name") for one in given[:number]]
+        if not isinstance(after, list) or not all(isinstance(one, str) for one in after):
+            problems.append(Problem(path, f"must be a list of names, got {after!r}", "the stages that it starts after"))
+            continue
+        there = f"before it are: {', '.join(map(str, earlier))}" if earlier else "it is the first one"
+        for name in dict.fromkeys(one for one in after if one not in earlier):
+            is_later = name in [one.get("name") for one in given[number:]]
+            what = "is not before this one in the file" if is_later else "is no stage of this file"
+            problems.append(Problem(path, f"`{name}` {what}", there))
+    return problems
+
+
+def _stages_of(given: Sequence[Document], job_of_file: Any) -> list[Stage]:
+    stages: list[Stage] = []
+    model_after: dict[str, str | None] = {}  # by stage: whose model there is once it is done
+    last_model: str | None = None  # the last stage that leaves one: an evaluation does not
+    for number, overlay in enumerate(given):
+        name, model = overlay["name"], overlay.get("model")
+        after = tuple(overlay.get(AFTER_KEY, [one.name for one in stages[-1:]]))
+        before = last_model
+        if isinstance(model, dict) and "name_or_path" in model:
+            before = None
+        elif AFTER_KEY in overlay:
+            before = next((one for one in map(model_after.__getitem__, after) if one), None)
+        stages.append(Stage(number, name, before, frozenset(_fields(overlay)), after))
+        if overlay.get("job", job_of_file) != "evaluate":
+            last_model = name
+        model_after[name] = before if overlay.get("job", job_of_file) == "evaluate" else name
     return stages
 
 
@@ -137,7 +170,7 @@ def _fields(table: Document, prefix: str = "") -> Iterator[str]:
 
 
 def _document_of(stage: Stage, file: Document, overlay: Document) -> Document:
-    tables = {name: merge_table(name, file.get(name), overlay[name]) for name in overlay.keys() - {"name"}}
+    tables = {name: merge_table(name, file.get(name), overlay[name]) for name in overlay.keys() - {"name", AFTER_KEY}}
     document = {**file, **tables}
     name = file.get("name")
     if isinstance(name, str) and re.fullmatch(NAME_PATTERN, name):  # else it is told as it was written

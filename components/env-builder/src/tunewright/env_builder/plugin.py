@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tunewright.contracts.hookspecs import hookimpl
+from tunewright.contracts.hookspecs import hookimpl, judges
 
 if TYPE_CHECKING:
     from tunewright.contracts.environments import EnvironmentRef, EnvironmentRequest
@@ -23,6 +23,7 @@ def tunewright_provide_environment(environment: EnvironmentRequest) -> Environme
 
 
 @hookimpl
+@judges("environment")
 def tunewright_preflight(experiment: ResolvedExperiment) -> Sequence[Finding]:
     """What speaks against building the environment here.
 

@@ -37,9 +37,9 @@ def inspect_checkout(root: Path, home: Path, allow_dirty: bool) -> Checkout:
     What lies in `home`, our own runs and caches, is no change of the code.
     """
     try:
-        commit, branch = _git(root, "rev-parse", "HEAD", "--abbrev-ref", "HEAD").decode().split()
+        commit, branch = run_git(root, "rev-parse", "HEAD", "--abbrev-ref", "HEAD").decode().split()
     except FileNotFoundError:
-        return Checkout(CodeOrigin(commit="", dirty=True), findings=(_without_git(),))
+        return Checkout(CodeOrigin(commit="", dirty=True), findings=(_withoutrun_git(),))
     except subprocess.CalledProcessError as error:
         return Checkout(CodeOrigin(commit="", dirty=True), findings=(_no_commit(root, error.stderr),))
     origin = CodeOrigin(commit=commit, branch=None if branch == "HEAD" else branch)
@@ -55,12 +55,17 @@ def inspect_checkout(root: Path, home: Path, allow_dirty: bool) -> Checkout:
     return Checkout(origin.model_copy(update={"dirty": True, "patch_sha256": digest}), patch, findings)
 
 
-def _git(root: Path, *arguments: str, expect: Sequence[int] = (0,)) -> bytes:
+def run_git(root: Path, *arguments: str, expect: Sequence[int] = (0,), given: bytes = b"") -> bytes:
+    """What `git ARGUMENTS` prints in `root`, with `given` on its standard input.
+
+    Raises CalledProcessError for an exit code that is not expected, FileNotFoundError where there is no git.
+    """
     # Without optional locks git does not even refresh its index: `plan` must write nothing.
     command = ["git", "--no-optional-locks", "-C", str(root), *arguments]
     environment = {key: value for key, value in os.environ.items() if key not in _OTHER_REPOSITORY}
+    stdin = None if given else subprocess.DEVNULL  # a pipe would be a file that is opened for writing
     result = subprocess.run(
-        command, check=False, stdin=subprocess.DEVNULL, capture_output=True, env={**environment, "LC_ALL": "C"}
+        command, check=False, stdin=stdin, input=given or None, capture_output=True, env={**environment, "LC_ALL": "C"}
     )
     if result.returncode not in expect:
         raise subprocess.CalledProcessError(result.returncode, command, result.stdout, result.stderr)
@@ -79,29 +84,29 @@ def _all_but(home: Path, root: Path) -> tuple[str, ...]:
 def _changed_files(root: Path, scope: Sequence[str]) -> list[str]:
     """What differs from the commit, new files included, as `git status` words it: `?? new.py`."""
     options = ("--porcelain", "--untracked-files=all", "--ignore-submodules=none", "--no-renames", "-z")
-    output = _git(root, "status", *options, *scope)
+    output = run_git(root, "status", *options, *scope)
     return [entry.decode(errors="replace") for entry in output.split(b"\0") if entry]
 
 
 def _patch(root: Path, scope: Sequence[str]) -> bytes:
     """All that the tree has beyond its commit, as a patch that `git apply` takes: changes, then new files."""
-    tracked = _git(root, "diff", *_PLAIN_PATCH, "--no-renames", "HEAD", *scope)
+    tracked = run_git(root, "diff", *_PLAIN_PATCH, "--no-renames", "HEAD", *scope)
     return tracked + b"".join(_new_file(root, name) for name in _untracked(root, scope) if not name.endswith("/"))
 
 
 def _untracked(root: Path, scope: Sequence[str]) -> list[str]:
-    output = _git(root, "ls-files", "--others", "--exclude-standard", "-z", *scope)
+    output = run_git(root, "ls-files", "--others", "--exclude-standard", "-z", *scope)
     return [os.fsdecode(name) for name in output.split(b"\0") if name]
 
 
 def _new_file(root: Path, name: str) -> bytes:
     # Differences make git exit 1 here: that is the expected outcome.
-    return _git(root, "diff", *_PLAIN_PATCH, "--no-index", "--", "/dev/null", name, expect=(0, 1))
+    return run_git(root, "diff", *_PLAIN_PATCH, "--no-index", "--", "/dev/null", name, expect=(0, 1))
 
 
 def _not_in_patch(root: Path, scope: Sequence[str]) -> tuple[Finding, ...]:
     """Checkouts inside the checkout: git keeps their commit at most, never their content."""
-    submodules = _git(root, "diff", "--raw", "--no-renames", "HEAD", *scope).decode(errors="replace").splitlines()
+    submodules = run_git(root, "diff", "--raw", "--no-renames", "HEAD", *scope).decode(errors="replace").splitlines()
     inner = [line.partition("\t")[2] for line in submodules if line.startswith((":160000 ", ":000000 160000 "))]
     inner += [name for name in _untracked(root, scope) if name.endswith("/")]
     code, hint = "inner-checkout-not-kept", "commit them there"
@@ -109,7 +114,7 @@ def _not_in_patch(root: Path, scope: Sequence[str]) -> tuple[Finding, ...]:
     return tuple(Finding(code=code, severity=Severity.WARNING, path=name, message=message, hint=hint) for name in inner)
 
 
-def _without_git() -> Finding:
+def _withoutrun_git() -> Finding:
     message = "git is not installed: which code runs cannot be recorded"
     return Finding(code="not-a-git-checkout", message=message, hint="install git")
 

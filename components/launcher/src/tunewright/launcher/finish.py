@@ -15,7 +15,7 @@ from tunewright.contracts.rundir import RunDir
 from tunewright.contracts.status import JobState, JobStatus
 from tunewright.contracts.timestamps import utc_now
 from tunewright.launcher.progress import state_text
-from tunewright.launcher.run_store import launch_name, locked, read_handle
+from tunewright.launcher.run_store import go_on_words, locked, read_handle, read_json
 
 _LAST_LOG_BYTES = 4000
 _LAST_LOG_LINES = 15
@@ -48,12 +48,22 @@ def last_document(run: RunDir, status: JobStatus) -> dict[str, Any]:
         "record": str(run.provenance) if run.provenance.is_file() else None,
         "cause": status.cause.value if status.cause else None,
         "message": status.message,
+        **({"cost": cost} if (cost := read_json(run.provenance).get("cost")) else {}),
+        **({"evaluation": evaluation} if (evaluation := evaluation_of(run)) else {}),
     }
+
+
+def evaluation_of(run: RunDir) -> dict[str, Any]:
+    """The metrics that an `evaluate` job has measured; empty where it has not, or is none."""
+    metrics = read_json(run.evaluation).get("metrics")
+    return metrics if isinstance(metrics, dict) else {}
 
 
 def outcome_text(run: RunDir, status: JobStatus) -> str:
     """What people are told at the end: what came of it, where it is, how to go on."""
     lines = [f"{run.name}: {state_text(status.to_document())}"]
+    for name, value in flat_metrics(evaluation_of(run)).items():
+        lines.append(f"  {name}: {value:.4f}" if isinstance(value, float) else f"  {name}: {value}")
     if run.model.is_dir():
         lines.append(f"  model:  {run.model}")
     if run.provenance.is_file():
@@ -62,8 +72,16 @@ def outcome_text(run: RunDir, status: JobStatus) -> str:
         checkpoints = sorted(path.name for path in run.checkpoints.glob("step-*") if path.is_dir())
         where = f"from {checkpoints[-1]}" if checkpoints else "from the start"
         lines.append(f"  log:    launcher logs {run.name}")
-        lines.append(f"  to go on {where}: the same `launch` with --name {launch_name(run)}")
+        lines.append(f"  to go on {where}: {go_on_words(run)}")
     return "\n".join(lines)
+
+
+def flat_metrics(metrics: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Metrics that are tables, as a harness gives one of each task, as one table: `gsm8k.exact_match`."""
+    flat: dict[str, Any] = {}
+    for name, value in metrics.items():
+        flat |= flat_metrics(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat
 
 
 def last_log_lines(run: RunDir, cluster: Cluster) -> list[str]:

@@ -15,14 +15,14 @@ from tunewright.contracts.status import JobStatus
 from tunewright.contracts.timestamps import utc_now
 from tunewright.launcher.events import event_of
 from tunewright.launcher.progress import Reporter
-from tunewright.launcher.run_store import launch_name, objects_in, read_handle
+from tunewright.launcher.run_store import go_on_words, objects_in, read_handle
 from tunewright.launcher.states import settled
 
 FIRST_PAUSE_SECONDS = 0.2
 LONGEST_PAUSE_SECONDS = 2.0
 _PAUSE_GROWTH = 1.5
 _LOOK_SECONDS = 0.2  # between two looks at metrics.jsonl, a file: cheaper than asking a cluster
-_UNREACHABLE_SECONDS = 600.0
+UNREACHABLE_SECONDS = 600.0
 _UNCONFIRMED_SECONDS = 60.0
 
 
@@ -71,7 +71,7 @@ class StatusQuestions:
         try:
             status = settled(self._run, self._cluster.status([self._handle])[self._handle])
         except Unavailable:
-            if now - self._reached > _UNREACHABLE_SECONDS:
+            if now - self._reached > UNREACHABLE_SECONDS:
                 raise
             self._pause = LONGEST_PAUSE_SECONDS
             return None
@@ -113,7 +113,7 @@ def wait_for_handle(run: RunDir, timeout_seconds: float | None = None) -> JobHan
     started = run.submission.stat().st_mtime if run.submission.exists() else 0.0
     while (handle := read_handle(run)) is None:
         if time.time() > started + patience:
-            hint = f"the same `launch` with --name {launch_name(run)} goes on with it"
+            hint = f"{go_on_words(run)} goes on with it"
             raise RunStopped(f"run `{run.name}`: the cluster has not confirmed its job", hint)
         time.sleep(_LOOK_SECONDS)
     return handle

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
@@ -20,7 +22,7 @@ from tunewright.launcher.follow import follow_run
 from tunewright.launcher.prepare import CheckedExperiment
 from tunewright.launcher.progress import QuietReporter, json_line, reporter_for
 from tunewright.launcher.questions import Prepared
-from tunewright.launcher.run_store import all_runs, last_line, launch_name, read_json
+from tunewright.launcher.run_store import all_runs, go_on_words, last_line, read_json
 from tunewright.launcher.submit import continue_run, new_run, submit_run
 
 EXIT_INTERRUPTED = 130
@@ -36,7 +38,7 @@ def start(checked: CheckedExperiment, name: str | None, prepared: Prepared | Non
     if twin is not None:
         state = str(last_line(twin.events).get("state", JobState.PENDING)).lower()
         click.echo(f"note: run {twin.name} of the same experiment has not succeeded ({state}); ", err=True, nl=False)
-        click.echo(f"the same `launch` with --name {launch_name(twin)} goes on with it", err=True)
+        click.echo(f"{go_on_words(twin)} goes on with it", err=True)
     run = new_run(checked, name, prepared)
     return run, submit_run(run, checked.cluster, checked.host)
 
@@ -55,16 +57,24 @@ def follow_to_the_end(
     run: RunDir, handle: JobHandle, cluster: Cluster, host: PluginHost, as_json: bool
 ) -> JobStatus | None:
     """Follow and record. Gives how the run ended, or None where the user interrupted us."""
-    before = signal.signal(signal.SIGTERM, _terminated)
-    try:
-        status = follow_run(run, handle, cluster, reporter_for(as_json))
-    except KeyboardInterrupt:
-        interrupted(run, handle, cluster, host)
-        return None
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    with ended_by_sigterm():
+        try:
+            status = follow_run(run, handle, cluster, reporter_for(as_json))
+        except KeyboardInterrupt:
+            interrupted(run, handle, cluster, host)
+            return None
     finish_run(run, status, host)
     return status
+
+
+@contextmanager
+def ended_by_sigterm() -> Iterator[None]:
+    """Inside, SIGTERM ends the launcher in good order."""
+    before = signal.signal(signal.SIGTERM, _terminated)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _terminated(number: int, _frame: FrameType | None) -> None:

@@ -9,7 +9,7 @@ from tunewright.contracts.clusters import Capability, Cluster, ClusterInfo
 from tunewright.contracts.errors import PreflightFailed
 from tunewright.contracts.experiment import ExperimentSpec, ResolvedExperiment
 from tunewright.contracts.experiment_file import LoadedExperiment
-from tunewright.contracts.plugins import PluginHost
+from tunewright.contracts.plugins import KnownFindings, PluginHost
 from tunewright.contracts.preflight import Finding, PreflightReport, Severity
 from tunewright.contracts.spec import Spec
 from tunewright.contracts.stages import Stage, told_by_stage
@@ -18,9 +18,16 @@ from tunewright.launcher.resolve import variant_options
 
 
 def run_preflight(
-    experiment: ResolvedExperiment, host: PluginHost, cluster: Cluster, findings: Iterable[Finding]
+    experiment: ResolvedExperiment,
+    host: PluginHost,
+    cluster: Cluster,
+    findings: Iterable[Finding],
+    known: KnownFindings | None = None,
 ) -> PreflightReport:
-    """Every finding: those of the checkout, our own, the plugins', and the cluster's."""
+    """Every finding: those of the checkout, our own, the plugins', and the cluster's.
+
+    Whoever judges many gives `known`, empty at first.
+    """
     spec = experiment.spec
     info, variant = host.clusters.get(spec.cluster.name), host.variants.get(spec.training.variant)
     return PreflightReport(
@@ -29,7 +36,7 @@ def run_preflight(
             *capability_findings(spec, info),
             *training_findings(spec, variant),
             *example_findings(spec, variant, host),
-            *host.preflight(experiment),
+            *host.preflight(experiment, known),
             *cluster.check(),
         )
     )
@@ -47,20 +54,33 @@ def joint_report(stages: Sequence[Stage | None], reports: Sequence[PreflightRepo
 
 
 def successor_findings(number: int, stages: Sequence[LoadedExperiment], host: PluginHost) -> Iterator[Finding]:
-    """What keeps the next stage from starting with the model of stage `number`."""
-    stage, following = stages[number].stage, stages[number + 1 : number + 2]
-    if stage is None or not following or following[0].stage is None or following[0].stage.before != stage.name:
+    """What keeps a later stage from training on the model of stage `number`."""
+    stage, spec = stages[number].stage, stages[number].spec
+    later = [one.stage.name for one in stages if one.stage and one.spec.job == "train" and _starts_from(one, stage)]
+    if not later or not _stage_leaves_adapters(number, stages, host):
         return
+    is_export = spec.job == "export"
+    yield Finding(
+        code="stage-leaves-adapters",
+        path="export.merge" if is_export else "training.variant",
+        message=f"is {'false' if is_export else f'`{spec.training.variant}`'}, which leaves adapters, and stage "
+        f"`{later[0]}` cannot start from adapters alone",
+        hint='put a stage with `job = "export"` between them, which merges adapters into their base'
+        + ("" if is_export else "; or train all weights in this stage (`full`)"),
+    )
+
+
+def _starts_from(later: LoadedExperiment, stage: Stage | None) -> bool:
+    return stage is not None and later.stage is not None and later.stage.before == stage.name
+
+
+def _stage_leaves_adapters(number: int, stages: Sequence[LoadedExperiment], host: PluginHost) -> bool:
+    """Whether what stage `number` leaves is adapters, as far as the file tells."""
     spec = stages[number].spec
-    if leaves_adapters(variant_options(spec, host.variants.get(spec.training.variant))):
-        yield Finding(
-            code="stage-leaves-adapters",
-            path="training.variant",
-            message=f"is `{spec.training.variant}`, which leaves adapters, and stage `{following[0].stage.name}` "
-            "cannot start from adapters alone",
-            hint="train all weights in this stage (`full`), or launch two experiments, and between them merge: "
-            "`trainer export CHECKPOINT --merge --to DIR`",
-        )
+    if spec.job == "train":
+        return leaves_adapters(variant_options(spec, host.variants.get(spec.training.variant)))
+    before = [place for place, one in enumerate(stages) if _starts_from(stages[number], one.stage)]
+    return not spec.export.merge and bool(before) and _stage_leaves_adapters(before[0], stages, host)
 
 
 def leaves_adapters(options: Spec) -> bool:
@@ -103,8 +123,8 @@ def capability_findings(spec: ExperimentSpec, info: ClusterInfo) -> Iterator[Fin
 
 
 def training_findings(spec: ExperimentSpec, variant: VariantInfo) -> Iterator[Finding]:
-    """What the experiment wants of the training and the variant does not have."""
-    if spec.training.strategy not in variant.strategies:
+    """What the experiment wants of the training and the variant does not have; and what trackers need."""
+    if spec.job == "train" and spec.training.strategy not in variant.strategies:
         allowed = ", ".join(f"`{name}`" for name in sorted(variant.strategies))
         yield Finding(
             code="strategy-not-available",
@@ -118,17 +138,21 @@ def training_findings(spec: ExperimentSpec, variant: VariantInfo) -> Iterator[Fi
 def example_findings(spec: ExperimentSpec, variant: VariantInfo, host: PluginHost) -> Iterator[Finding]:
     """Sources whose rows are not what the variant trains on. Unknown formats are the dataset-cacher's to tell."""
     words = {1: "conversations", 2: "pairs of a chosen and a rejected answer"}
-    formats = host.dataset_formats
-    for name, mix in (("dataset", spec.dataset.mix), ("evaluation", spec.evaluation.mix if spec.evaluation else ())):
+    formats, wanted, who = host.dataset_formats, variant.conversations_per_row, f"variant `{variant.name}` trains on"
+    own = spec.evaluation_dataset
+    if spec.job == "export":  # which reads no rows
+        return
+    if spec.job == "evaluate":
+        wanted, who = 1, "an evaluate job asks for the answers of"
+    for name, mix in (("dataset", spec.dataset.mix), ("evaluation", own.mix if own else ())):
         for index, source in enumerate(mix):
             given = formats.get(source.format).conversations_per_row if source.format in formats else None
-            if given in words and given != variant.conversations_per_row:
-                fitting = [one.name for one in formats if one.conversations_per_row == variant.conversations_per_row]
+            if given in words and given != wanted:
+                fitting = [one.name for one in formats if one.conversations_per_row == wanted]
                 yield Finding(
                     code="format-not-trained-on",
                     path=f"{name}.mix[{index}].format",
-                    message=f"is `{source.format}`, which gives {words[given]}, but variant `{variant.name}` trains on "
-                    f"{words[variant.conversations_per_row]}",
+                    message=f"is `{source.format}`, which gives {words[given]}, but {who} {words[wanted]}",
                     hint=f"formats of those: {', '.join(fitting)}",
                 )
 

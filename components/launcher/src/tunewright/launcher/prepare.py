@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tunewright.contracts.clusters import Cluster
+from tunewright.contracts.costs import CostEstimate
 from tunewright.contracts.errors import TunewrightError, UsageError
 from tunewright.contracts.experiment import NAME_PATTERN, ResolvedExperiment
 from tunewright.contracts.experiment_file import LoadedExperiment, find_cache_root, resolve_model
@@ -26,6 +26,7 @@ from tunewright.launcher.questions import Prepared, Questions
 from tunewright.launcher.resolve import cluster_options, load_with_options, resolve_stages
 from tunewright.launcher.run_store import free_name, json_bytes, plan_files
 from tunewright.launcher.user import user_name
+from tunewright.launcher.user_config import choose_cluster, read_user_config
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,9 @@ class CheckedExperiment:
     pipeline: str | None = None
     """Of a stage: the name that the pipeline is launched under."""
 
+    estimate: CostEstimate | None = None
+    """What the run will take and cost, where anybody asked."""
+
     @property
     def home(self) -> Path:
         """`$TUNEWRIGHT_HOME`."""
@@ -75,7 +79,7 @@ def check_experiments(arguments: ExperimentArguments, host: PluginHost) -> tuple
 
     Writes nothing and opens no socket; raises what is wrong with any of them.
     """
-    stages, pipeline = _named(load_with_options(arguments.path, _assignments(arguments), host), arguments.name)
+    stages, pipeline = _named(load_with_options(arguments.path, all_assignments(arguments, host), host), arguments.name)
     experiments = resolve_stages(stages, host)
     checkout = inspect_checkout(stages[0].project_root, stages[0].home, arguments.allow_dirty)
     clusters = [open_cluster(experiment.spec.cluster.name, host) for experiment in experiments]
@@ -88,7 +92,7 @@ def check_experiments(arguments: ExperimentArguments, host: PluginHost) -> tuple
     checked = []
     for loaded, experiment, cluster, model, report in zip(stages, experiments, clusters, models, reports, strict=True):
         with naming_stage(loaded):
-            questions = _questions(loaded, experiment, checkout, model, host)
+            questions = questions_of(loaded, experiment, checkout, model, host)
             planned = questions.plan()
         one = CheckedExperiment(
             loaded, experiment, checkout, report, model, questions, planned, host, cluster, pipeline
@@ -97,11 +101,9 @@ def check_experiments(arguments: ExperimentArguments, host: PluginHost) -> tuple
     return tuple(checked)
 
 
-def _assignments(arguments: ExperimentArguments) -> tuple[str, ...]:
-    if arguments.cluster is None:
-        return arguments.assignments
-    # A JSON string is a TOML string: whatever the name holds, it stays one name.
-    return (*arguments.assignments, f"cluster.name={json.dumps(arguments.cluster)}")
+def all_assignments(arguments: ExperimentArguments, host: PluginHost) -> tuple[str, ...]:
+    """Those of `--set`, with the cluster that `--cluster` and the user's configuration choose."""
+    return choose_cluster(arguments.path, arguments.assignments, arguments.cluster, read_user_config(host))
 
 
 def _named(stages: Sequence[LoadedExperiment], name: str | None) -> tuple[tuple[LoadedExperiment, ...], str | None]:
@@ -136,30 +138,47 @@ def find_model(loaded: LoadedExperiment, is_planned: bool = True) -> ModelRefere
             run = RunDir.of(loaded.home, loaded.spec.model.name_or_path.removeprefix(RUN_PREFIX))
             if not run.model.is_dir():
                 return ModelReference(name_or_path=str(run.model), run=run.name)
-        return resolve_model(loaded.spec.model, loaded.project_root, loaded.home)
+        takes_adapters = loaded.spec.job != "train"
+        return resolve_model(loaded.spec.model, loaded.project_root, loaded.home, allow_adapters=takes_adapters)
 
 
-def _questions(
+def questions_of(
     loaded: LoadedExperiment,
     experiment: ResolvedExperiment,
     checkout: Checkout,
     model: ModelReference,
     host: PluginHost,
 ) -> Questions:
+    """What is asked of plugins for the experiment: of a later stage with the tokenizer of the first."""
     tokenizer = model
     if loaded.first_model is not None:
-        tokenizer = resolve_model(loaded.first_model, loaded.project_root, loaded.home, with_digest=False)
+        tokenizer = resolve_model(
+            loaded.first_model, loaded.project_root, loaded.home, with_digest=False, allow_adapters=True
+        )
     template, cache_root = loaded.dataset_model.chat_template, find_cache_root(loaded.home)
     return Questions(experiment, checkout.origin, tokenizer, template, cache_root, host)
 
 
-def make_job(checked: CheckedExperiment, run: RunDir, prepared: Prepared) -> JobSpec:
-    """The job of `run`, in this environment, on these datasets."""
+def launch_origin(checked: CheckedExperiment) -> LaunchOrigin:
+    """Who launches, from what code, with which plugins."""
+    return LaunchOrigin(
+        code=checked.checkout.origin,
+        user=user_name(),
+        host=os.uname().nodename,
+        plugins=checked.host.versions,
+        first_model=checked.loaded.first_model,
+    )
+
+
+def make_job(
+    checked: CheckedExperiment, run: RunDir, prepared: Prepared, origin: LaunchOrigin | None = None
+) -> JobSpec:
+    """The job of `run`, in this environment, on these datasets. Whoever makes many gives `origin`, alike for all."""
     spec, environment = checked.experiment.spec, prepared.environment
     return JobSpec(
         run=run.name,
         run_dir=str(run.path),
-        command=(*environment.command, "train", str(run.job)),
+        command=(*environment.command, spec.job, str(run.job)),
         variables={**environment.variables, **spec.cluster.environment},
         secrets=spec.cluster.secrets,
         resources=Resources(nodes=spec.cluster.nodes, processes_per_node=spec.cluster.processes_per_node),
@@ -169,12 +188,7 @@ def make_job(checked: CheckedExperiment, run: RunDir, prepared: Prepared) -> Job
         environment=environment,
         dataset=prepared.dataset,
         evaluation_dataset=prepared.evaluation_dataset,
-        origin=LaunchOrigin(
-            code=checked.checkout.origin,
-            user=user_name(),
-            host=os.uname().nodename,
-            plugins=checked.host.versions,
-        ),
+        origin=origin or launch_origin(checked),
     )
 
 
@@ -197,6 +211,8 @@ def run_files(checked: CheckedExperiment, job: JobSpec, prepared: Prepared, plan
     }
     if prepared.evaluation_dataset is not None:
         files["evaluation_dataset.json"] = json_bytes(prepared.evaluation_dataset.to_document())
+    if checked.estimate is not None and (checked.estimate.hours, checked.estimate.per_hour) != (None, None):
+        files["estimate.json"] = json_bytes(checked.estimate.to_document())
     if checked.checkout.patch:
         files["dirty.patch"] = checked.checkout.patch
     return files

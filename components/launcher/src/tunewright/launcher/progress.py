@@ -20,11 +20,12 @@ def json_line(document: dict[str, Any]) -> str:
     try:
         return json.dumps(document, ensure_ascii=False, allow_nan=False)
     except ValueError:
-        numbers = {key: None if _is_no_number(value) else value for key, value in document.items()}
+        numbers = {key: None if is_no_number(value) else value for key, value in document.items()}
         return json.dumps(numbers, ensure_ascii=False)
 
 
-def _is_no_number(value: object) -> bool:
+def is_no_number(value: object) -> bool:
+    """Whether it is what Python calls `nan` or `inf`, which JSON does not have."""
     return isinstance(value, float) and not math.isfinite(value)
 
 
@@ -149,6 +150,30 @@ class LineReporter(QuietReporter):
         self._flush()
 
 
+class Display(Protocol):
+    """What rich draws on a terminal, over and over."""
+
+    def start(self) -> None:
+        """Begin to draw."""
+
+    def stop(self) -> None:
+        """Leave what was drawn last."""
+
+
+def start_whole(display: Display) -> None:
+    """Start what is drawn, or leave nothing of it.
+
+    What Ctrl-C leaves half started cannot be stopped: it would keep the cursor, and paint over questions.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        display.start()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    except BaseException:
+        display.stop()
+        raise
+
+
 class BarReporter(QuietReporter):
     """A progress bar: step, loss, tokens/s, time left."""
 
@@ -173,14 +198,7 @@ class BarReporter(QuietReporter):
         )
 
     def __enter__(self) -> BarReporter:
-        # A bar that Ctrl-C leaves half started cannot be stopped: it would keep the cursor, and paint over questions.
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
-            self._progress.start()
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-        except BaseException:
-            self._progress.stop()
-            raise
+        start_whole(self._progress)
         return self
 
     def __exit__(self, *_: object) -> None:

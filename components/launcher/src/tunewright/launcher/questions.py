@@ -5,13 +5,49 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 from tunewright.contracts.datasets import CachedDataset, DatasetRequest
 from tunewright.contracts.environments import CodeOrigin, EnvironmentRef, EnvironmentRequest
 from tunewright.contracts.errors import TunewrightError
 from tunewright.contracts.experiment import DatasetSpec, ResolvedExperiment
 from tunewright.contracts.jobs import ModelReference
-from tunewright.contracts.plugins import PluginHost
+
+ASKED_ABOUT = frozenset({"environment", "model", "dataset", "evaluation", "seed", "job"})
+"""The tables and keys of an experiment that decide what is asked."""
+
+
+class Answerer(Protocol):
+    """Who answers: the plugin host, or somebody who has asked it before."""
+
+    def provide_environment(self, environment: EnvironmentRequest) -> EnvironmentRef:
+        """What the job runs in."""
+
+    def provide_dataset(self, dataset: DatasetRequest, cache_root: str) -> CachedDataset:
+        """What it trains on."""
+
+
+class RememberedAnswers:
+    """Asks each question once: equal requests get the answer that the first one got."""
+
+    def __init__(self, answerer: Answerer) -> None:
+        self._answerer = answerer
+        self._environments: dict[str, EnvironmentRef] = {}
+        self._datasets: dict[tuple[str, str], CachedDataset] = {}
+
+    def provide_environment(self, environment: EnvironmentRequest) -> EnvironmentRef:
+        """As the one it asks."""
+        key = environment.model_dump_json()
+        if key not in self._environments:
+            self._environments[key] = self._answerer.provide_environment(environment)
+        return self._environments[key]
+
+    def provide_dataset(self, dataset: DatasetRequest, cache_root: str) -> CachedDataset:
+        """As the one it asks."""
+        key = (cache_root, dataset.model_dump_json())
+        if key not in self._datasets:
+            self._datasets[key] = self._answerer.provide_dataset(dataset, cache_root)
+        return self._datasets[key]
 
 
 @dataclass(frozen=True)
@@ -35,7 +71,9 @@ class Questions:
 
     chat_template: str
     cache_root: str
-    host: PluginHost
+    host: Answerer
+    code_root: str | None = None
+    """Where the code lies that the environment is built from; None: in the project itself."""
 
     def plan(self) -> Prepared:
         """What there would be. Builds nothing, writes nothing, opens no socket."""
@@ -46,7 +84,7 @@ class Questions:
         """What the job runs in, built where it is not there yet."""
         request = EnvironmentRequest(
             spec=self.experiment.spec.environment,
-            project_root=self.experiment.project_root,
+            project_root=self.code_root or self.experiment.project_root,
             home=self.experiment.home,
             code=self.code,
             plan_only=plan_only,

@@ -55,30 +55,57 @@ def _option_problems_of(document: dict[str, Any], host: PluginHost) -> list[Prob
     return problems
 
 
-def resolve_stages(stages: Sequence[LoadedExperiment], host: PluginHost) -> tuple[ResolvedExperiment, ...]:
-    """Each stage with every default filled in. Raises InvalidExperiment with every problem of all plugins."""
+Known = dict[tuple[str, str, str], dict[str, Any]]
+"""Options that were parsed already, by table, by whose they are, and by how they were written."""
+
+
+def resolve_stages(
+    stages: Sequence[LoadedExperiment], host: PluginHost, known: Known | None = None
+) -> tuple[ResolvedExperiment, ...]:
+    """Each stage with every default filled in. Raises InvalidExperiment with every problem of all plugins.
+
+    Whoever resolves many that are much alike gives `known`, empty at first: equal options are parsed once.
+    """
     found: list[list[Problem]] = [[] for _ in stages]
-    resolved = [_resolve(loaded, host, problems) for loaded, problems in zip(stages, found, strict=True)]
+    known = {} if known is None else known
+    resolved = [_resolve(loaded, host, problems, known) for loaded, problems in zip(stages, found, strict=True)]
     if any(found):
         problems = problems_by_stage([loaded.stage for loaded in stages], found)
         raise InvalidExperiment.from_problems(str(stages[0].path), problems)
     return tuple(one for one in resolved if one is not None)
 
 
-def _resolve(loaded: LoadedExperiment, host: PluginHost, problems: list[Problem]) -> ResolvedExperiment | None:
+def _resolve(
+    loaded: LoadedExperiment, host: PluginHost, problems: list[Problem], known: Known
+) -> ResolvedExperiment | None:
     """The experiment with its plugins' options filled in, or None; what is wrong is added to `problems`."""
     spec = loaded.spec
-    cluster = _options(host.clusters.get, spec.cluster.name, "cluster.name", spec.cluster.options, problems)
-    variant = _options(host.variants.get, spec.training.variant, "training.variant", spec.training.options, problems)
+    cluster = _filled(host.clusters.get, spec.cluster.name, "cluster.name", spec.cluster.options, problems, known)
+    variant = _filled(
+        host.variants.get, spec.training.variant, "training.variant", spec.training.options, problems, known
+    )
     if cluster is None or variant is None:
         return None
     filled = spec.model_copy(
         update={
-            "cluster": spec.cluster.model_copy(update={"options": cluster.to_document()}),
-            "training": spec.training.model_copy(update={"options": variant.to_document()}),
+            "cluster": spec.cluster.model_copy(update={"options": cluster}),
+            "training": spec.training.model_copy(update={"options": variant}),
         }
     )
     return ResolvedExperiment(spec=filled, project_root=str(loaded.project_root), home=str(loaded.home))
+
+
+def _filled(
+    get: Any, name: str, path: str, options: dict[str, Any], problems: list[Problem], known: Known
+) -> dict[str, Any] | None:
+    """The plugin's options with every default; None where they are wrong."""
+    key = (path, name, repr(options))
+    if key not in known:
+        parsed = _options(get, name, path, options, problems)
+        if parsed is None:
+            return None
+        known[key] = parsed.to_document()
+    return known[key]
 
 
 def cluster_options(spec: ExperimentSpec, info: ClusterInfo) -> Spec:

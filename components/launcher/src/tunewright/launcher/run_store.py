@@ -104,6 +104,14 @@ def launch_name(run: RunDir) -> str:
     return str(read_json(run.submission).get("pipeline") or run.name)
 
 
+def go_on_words(run: RunDir) -> str:
+    """The command that goes on with this run, or with the pipeline or sweep that it is of."""
+    submission = read_json(run.submission)
+    if "sweep" in submission:
+        return f"the same `sweep` with --name {submission['sweep']}"
+    return f"the same `launch` with --name {submission.get('pipeline') or run.name}"
+
+
 def read_plan(run: RunDir) -> SubmissionPlan:
     """The run's plan, as it was made. `submission.json` keeps the order of its files."""
     names = read_json(run.submission).get("files") or sorted(path.name for path in run.plan.iterdir())
@@ -186,13 +194,18 @@ def objects_in(content: bytes) -> Iterator[dict[str, Any]]:
 
 def last_line(path: Path) -> dict[str, Any]:
     """The last whole object of a JSON-lines file; empty where there is none. Does not read the whole file."""
+    last: dict[str, Any] = {}
+    for value in last_lines(path):
+        last = value
+    return last
+
+
+def last_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The whole objects at the end of a JSON-lines file, as many as are there within its last 64 KiB."""
     try:
         with path.open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
             tail = file.read()
     except FileNotFoundError:
-        return {}
-    last: dict[str, Any] = {}
-    for value in objects_in(tail):
-        last = value
-    return last
+        return
+    yield from objects_in(tail)

@@ -14,9 +14,12 @@ from tunewright.contracts.plugins import PluginHost
 from tunewright.contracts.rundir import RunDir
 from tunewright.contracts.status import JobState, JobStatus
 from tunewright.launcher.clusters import open_cluster
-from tunewright.launcher.events import record_event
+from tunewright.launcher.events import has_ended, record_event
 from tunewright.launcher.finish import finish_run
-from tunewright.launcher.run_store import cluster_name_of, launch_name, read_handle, read_json
+from tunewright.launcher.run_store import cluster_name_of, go_on_words, last_line, read_handle, read_json
+
+WAITING = "waits to be started"
+"""What the events say of a run that was made ready and not sent."""
 
 
 def cluster_of(run: RunDir, host: PluginHost) -> Cluster:
@@ -27,7 +30,7 @@ def cluster_of(run: RunDir, host: PluginHost) -> Cluster:
 def status_of(run: RunDir, cluster: Cluster) -> JobStatus:
     """The run's state now, kept in its events. PENDING before the cluster has confirmed it."""
     handle = read_handle(run)
-    return _unconfirmed(run) if handle is None else settled(run, cluster.status([handle])[handle])
+    return unsent_status(run) if handle is None else settled(run, cluster.status([handle])[handle])
 
 
 def settled(run: RunDir, status: JobStatus) -> JobStatus:
@@ -45,8 +48,13 @@ def _recorded_outcome(run: RunDir) -> JobStatus | None:
         return None
 
 
-def _unconfirmed(run: RunDir) -> JobStatus:
-    message = f"the cluster has not confirmed the job; the same `launch` with --name {launch_name(run)} goes on with it"
+def unsent_status(run: RunDir) -> JobStatus:
+    """Of a run whose job no cluster has: it may have come to its end before it was sent."""
+    if has_ended(last := last_line(run.events)):
+        return JobStatus.model_validate({key: last[key] for key in JobStatus.model_fields.keys() & last.keys()})
+    if last.get("message") == WAITING or not last:
+        return JobStatus(state=JobState.PENDING, message=f"waits to be started; {go_on_words(run)} goes on with it")
+    message = f"the cluster has not confirmed the job; {go_on_words(run)} goes on with it"
     return JobStatus(state=JobState.PENDING, message=message)
 
 
@@ -61,7 +69,7 @@ def states_of(runs: Sequence[RunDir], host: PluginHost) -> list[JobStatus]:
         try:
             handle = read_handle(run)
             if handle is None:
-                states[run.name] = _unconfirmed(run)
+                states[run.name] = unsent_status(run)
             else:
                 asked[cluster_name_of(run)][run] = handle
         except TunewrightError as error:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 import click
 
 from tunewright.contracts.checkpoints import continuation_digest
-from tunewright.contracts.clusters import Cluster
+from tunewright.contracts.clusters import Cluster, DependsCluster
 from tunewright.contracts.datasets import CachedDataset
 from tunewright.contracts.errors import Unavailable, UsageError
 from tunewright.contracts.experiment import ExperimentSpec
 from tunewright.contracts.files import write_bytes_atomically, write_json_atomically
-from tunewright.contracts.jobs import JobHandle, ModelReference, SubmissionPlan
+from tunewright.contracts.jobs import JobHandle, JobSpec, ModelReference, SubmissionPlan
 from tunewright.contracts.plugins import PluginHost
 from tunewright.contracts.rundir import RunDir
 from tunewright.contracts.spec import digest_of
@@ -24,15 +24,15 @@ from tunewright.launcher.questions import Prepared
 from tunewright.launcher.run_store import (
     create_run,
     free_name,
+    go_on_words,
     json_bytes,
-    launch_name,
     locked,
     read_handle,
     read_job,
     read_json,
     read_plan,
 )
-from tunewright.launcher.states import status_of
+from tunewright.launcher.states import WAITING, status_of
 
 Made = TypeVar("Made", bound=CachedDataset | None)
 
@@ -43,13 +43,29 @@ def new_run(checked: CheckedExperiment, name: str | None, prepared: Prepared | N
     while True:
         run = RunDir.of(checked.home, name or free_name(checked.home, checked.experiment.spec.name))
         job = make_job(checked, run, prepared)
-        plan = plan_job(checked, job)
-        submission = {"submission.json": json_bytes(submission_document(run, 0, plan, checked.pipeline))}
-        if create_run(run, {**run_files(checked, job, prepared, plan), **submission}):
+        if write_run(run, checked, prepared, job, plan_job(checked, job), belonging_of(checked)):
             return run
         if name is not None:  # another launcher has just taken it: theirs is followed, if it is the same
             refuse_another_experiment(run, checked)
             return run
+
+
+def write_run(
+    run: RunDir,
+    checked: CheckedExperiment,
+    prepared: Prepared,
+    job: JobSpec,
+    plan: SubmissionPlan,
+    belonging: Mapping[str, str],
+) -> bool:
+    """Make the directory of a run that is planned. False where another launcher has just taken its name."""
+    submission = {"submission.json": json_bytes(submission_document(run, 0, plan, belonging))}
+    return create_run(run, {**run_files(checked, job, prepared, plan), **submission})
+
+
+def belonging_of(checked: CheckedExperiment) -> dict[str, str]:
+    """What a stage's run keeps of the pipeline it is of."""
+    return {} if checked.pipeline is None else {"pipeline": checked.pipeline}
 
 
 def prepare(checked: CheckedExperiment) -> Prepared:
@@ -85,24 +101,26 @@ def _counts(dataset: CachedDataset) -> str:
     return "".join(f", {part}" for part in (*counts, *drops))
 
 
-def submission_document(run: RunDir, number: int, plan: SubmissionPlan, pipeline: str | None) -> dict[str, object]:
+def submission_document(
+    run: RunDir, number: int, plan: SubmissionPlan, belonging: Mapping[str, str]
+) -> dict[str, object]:
     """What makes a submission one and the same: written before the cluster hears of it.
 
-    The key tells apart runs of one name in two homes that share a cluster. A stage also keeps its pipeline's name.
+    The key tells apart runs of one name in two homes that share a cluster. A run that is one of several also keeps the
+    name of their `pipeline` or `sweep`.
     """
     key = f"{run.name}-{number}-{digest_of([str(run.path), number])[:12]}"
     files = [file.name for file in plan.files]
-    document = {"number": number, "key": key, "cluster": plan.cluster, "files": files}
-    return document if pipeline is None else {**document, "pipeline": pipeline}
+    return {"number": number, "key": key, "cluster": plan.cluster, "files": files, **belonging}
 
 
-def submit_run(run: RunDir, cluster: Cluster, host: PluginHost) -> JobHandle:
-    """Send the run's plan, unless the cluster has confirmed it already.
+def submit_run(run: RunDir, cluster: Cluster, host: PluginHost, after: Sequence[JobHandle] = ()) -> JobHandle:
+    """Send the run's plan, unless the cluster has confirmed it already. With `after` it starts once those succeeded.
 
     The key is on disk before: a launcher that dies on the way finds the same job with its next call.
     """
     with locked(run.path / ".submission.lock"):
-        return read_handle(run) or _send(run, cluster, host)
+        return read_handle(run) or _send(run, cluster, host, after)
 
 
 def submit_again(
@@ -114,34 +132,56 @@ def submit_again(
     finds it running.
     """
     with locked(run.path / ".submission.lock"):
-        if status_of(run, cluster).state.is_terminal:
-            plan = make_plan() if make_plan else read_plan(run)
-            last = read_json(run.submission)
-            number, pipeline = int(last.get("number", 0)) + 1, last.get("pipeline")
-            # The old record and handle speak of the job that ended. Without a handle the submission is not confirmed,
-            # so a crash between these lines only means that the same submission is asked for again.
-            run.provenance.unlink(missing_ok=True)
-            run.handle.unlink(missing_ok=True)
-            write_json_atomically(run.submission, submission_document(run, number, plan, pipeline))
+        _reset(run, cluster, make_plan)
         return read_handle(run) or _send(run, cluster, host)
 
 
-def _send(run: RunDir, cluster: Cluster, host: PluginHost) -> JobHandle:
+def reset_run(run: RunDir, cluster: Cluster, make_plan: Callable[[], SubmissionPlan] | None = None) -> None:
+    """Make a run that has ended ready to be sent again, by whoever comes first. Any other is left as it is."""
+    with locked(run.path / ".submission.lock"):
+        if _reset(run, cluster, make_plan):
+            record_event(run, JobStatus(state=JobState.PENDING, message=WAITING), is_new_submission=True)
+
+
+def _reset(run: RunDir, cluster: Cluster, make_plan: Callable[[], SubmissionPlan] | None) -> bool:
+    state = status_of(run, cluster).state
+    if not state.is_terminal or state is JobState.SUCCEEDED:  # it may have come to its end just now
+        return False
+    plan = make_plan() if make_plan else read_plan(run)
+    last = read_json(run.submission)
+    belonging: dict[str, str] = {key: str(last[key]) for key in ("pipeline", "sweep") if key in last}
+    # The old record and handle speak of the job that ended. Without a handle the submission is not confirmed,
+    # so a crash between these lines only means that the same submission is asked for again.
+    run.provenance.unlink(missing_ok=True)
+    run.handle.unlink(missing_ok=True)
+    number = int(last.get("number", 0)) + 1
+    write_json_atomically(run.submission, submission_document(run, number, plan, belonging))
+    return True
+
+
+def _send(run: RunDir, cluster: Cluster, host: PluginHost, after: Sequence[JobHandle] = ()) -> JobHandle:
     submission, plan = read_json(run.submission), read_plan(run)
     key = str(submission["key"])
     record_event(run, JobStatus(state=JobState.PENDING, message=f"submitting as {key}"), is_new_submission=True)
     try:
-        handle = cluster.submit(plan, key)
+        if after:
+            assert isinstance(cluster, DependsCluster), "its capabilities were looked at"
+            handle = cluster.submit_after(plan, key, after)
+        else:
+            handle = cluster.submit(plan, key)
     except (Unavailable, KeyboardInterrupt):
-        click.echo(
-            f"run {run.name} is kept, its job not confirmed; --name {launch_name(run)} goes on with it", err=True
-        )
+        click.echo(f"run {run.name} is kept, its job not confirmed; {go_on_words(run)} goes on with it", err=True)
         raise
     write_json_atomically(run.handle, handle.to_document())
     record_event(run, cluster.status([handle])[handle])
+    tell_submitted(run, handle, host)
+    return handle
+
+
+def tell_submitted(run: RunDir, handle: JobHandle, host: PluginHost) -> None:
+    """Tell the plugins that listen."""
     for complaint in host.notify("tunewright_run_submitted", handle=handle, job=read_job(run)):
         click.echo(f"warning: {complaint}", err=True)
-    return handle
 
 
 def continue_run(run: RunDir, checked: CheckedExperiment, prepared: Prepared | None = None) -> JobHandle:
@@ -164,10 +204,10 @@ def continue_run(run: RunDir, checked: CheckedExperiment, prepared: Prepared | N
     if not is_changed:
         return submit_again(run, checked.cluster, checked.host)
     click.echo(f"note: run {run.name} goes on with other settings than it began with", err=True)
-    return submit_again(run, checked.cluster, checked.host, lambda: _rewrite(run, checked, prepared))
+    return submit_again(run, checked.cluster, checked.host, lambda: rewrite_run(run, checked, prepared))
 
 
-def _rewrite(run: RunDir, checked: CheckedExperiment, prepared: Prepared) -> SubmissionPlan:
+def rewrite_run(run: RunDir, checked: CheckedExperiment, prepared: Prepared) -> SubmissionPlan:
     """Give a run that has ended the settings of `checked`: its files, and its new plan."""
     job = make_job(checked, run, prepared)
     plan = plan_job(checked, job)
@@ -178,12 +218,13 @@ def _rewrite(run: RunDir, checked: CheckedExperiment, prepared: Prepared) -> Sub
     return plan
 
 
-def refuse_another_experiment(run: RunDir, checked: CheckedExperiment) -> None:
+def refuse_another_experiment(run: RunDir, checked: CheckedExperiment, batch: str | None = None) -> None:
     """Raise UsageError where there is no run, or it is not what would be launched now.
 
-    What says where and how it runs (`[cluster]`, how processes share the work, trackers) may be another.
+    What says where and how it runs (`[cluster]`, how processes share the work, trackers) may be another. `batch` is the
+    name that was given, where the run is one of several.
     """
-    name = checked.pipeline or run.name
+    name = batch or checked.pipeline or run.name
     if not run.job.is_file():
         raise UsageError(f"--name {name}: {run.path} is there, but it is no run", "choose another name")
     job, planned = read_job(run), checked.planned

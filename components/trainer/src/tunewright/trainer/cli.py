@@ -10,6 +10,7 @@ _COMMANDS = "tunewright.trainer.commands"
 
 _LAZY = {
     "train": (f"{_COMMANDS}.train:train", "Run a job on this node: checkpoints, then a model."),
+    "evaluate": (f"{_COMMANDS}.evaluate:evaluate", "Measure the model of a job: loss, exact match, a harness's tasks."),
     "estimate": (f"{_COMMANDS}.estimate:estimate", "Say how much memory and time a training takes, before it starts."),
     "variants": (f"{_COMMANDS}.variants:variants", "List the installed training variants and their options."),
     "export": (f"{_COMMANDS}.export:export", "Turn a checkpoint or a run into a model; merge adapters."),

@@ -11,14 +11,17 @@ from pydantic import ValidationError
 from tunewright.contracts.checkpoints import CHECKPOINT_FILE, CheckpointManifest, verify_checkpoint
 from tunewright.contracts.datasets import DatasetManifest, read_manifest
 from tunewright.contracts.errors import InvalidExperiment, NotFound, TunewrightError, UsageError
+from tunewright.contracts.files import write_text_atomically
 from tunewright.contracts.plugins import PluginHost, load_entry, options_type_of
 from tunewright.contracts.rundir import RunDir
+from tunewright.trainer.adapters import merge_adapter
 from tunewright.trainer.final_model import (
     ORIGIN_FILE,
     FinalModel,
     ModelOrigin,
     chat_template_of,
     make_origin,
+    model_card,
     write_model,
 )
 from tunewright.trainer.job import TrainingJob, fetch_dataset, open_job
@@ -68,7 +71,8 @@ def export_model(path: Path, destination: Path, merge: bool) -> None:
     shutil.rmtree(scratch, ignore_errors=True)
     try:
         model = _model_of_checkpoint(source.path, scratch) if source.is_checkpoint else source.path
-        write_directory(destination, lambda temporary: _merge(model, temporary) if merge else _copy(model, temporary))
+        write = merge_model if merge else _copy
+        write_directory(destination, lambda temporary: write(model, temporary))
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -77,20 +81,32 @@ def _copy(model: Path, destination: Path) -> None:
     shutil.copytree(model, destination, dirs_exist_ok=True)
 
 
-def _merge(model: Path, destination: Path) -> None:
-    """The merged weights, with what lies beside the adapters: tokenizer, card, origin."""
+def merge_model(model: Path, destination: Path) -> None:
+    """Write into `destination` the adapters in `model`, merged, with what lies beside them: tokenizer, card, origin.
+
+    Those that somebody else has made, without an origin, are merged as peft merges them.
+    """
     from tunewright.trainer.session import hush_libraries
 
     hush_libraries()
-    origin, host = read_origin(model), PluginHost.discover()
+    origin = read_origin(model) if (model / ORIGIN_FILE).is_file() else None
+    if origin is None:
+        merge_adapter(model, destination)
+    else:
+        _merge_by_its_variant(origin, model, destination)
+        write_text_atomically(destination / "README.md", model_card(origin, has_adapters=False))
+    for path in sorted(model.iterdir()):
+        if path.is_file() and not path.name.startswith("adapter_") and not (destination / path.name).exists():
+            shutil.copy2(path, destination / path.name)
+
+
+def _merge_by_its_variant(origin: ModelOrigin, model: Path, destination: Path) -> None:
+    host = PluginHost.discover()
     info = host.variants.get(origin.variant)
     variant = load_entry(info.entry, host.variants.owner_of(info.name))(
         options_type_of(info).model_validate(origin.options)
     )
     variant.merge(model, destination)
-    for path in sorted(model.iterdir()):
-        if path.is_file() and not path.name.startswith("adapter_") and not (destination / path.name).exists():
-            shutil.copy2(path, destination / path.name)
 
 
 def _model_of_checkpoint(checkpoint: Path, scratch: Path) -> Path:

@@ -22,7 +22,7 @@ from tunewright.trainer.strategies.names import STRATEGIES
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """A job that is a training, with what it names found."""
+    """A job of the trainer, with what it names found: a training, or an evaluation or export of a model."""
 
     job: JobSpec
     experiment: ExperimentSpec
@@ -111,7 +111,7 @@ def _say(message: str) -> None:
 
 def _refuse_strategy(experiment: ExperimentSpec, info: VariantInfo) -> None:
     strategy, possible = experiment.training.strategy, sorted(info.strategies & STRATEGIES)
-    if strategy not in possible:
+    if experiment.job == "train" and strategy not in possible:
         message = f"`{strategy}` cannot train variant `{info.name}` here; possible: {', '.join(possible)}"
         why = info.refusals.get(strategy, "")
         raise InvalidExperiment.from_problems(experiment.name, [Problem("training.strategy", message, why)])

@@ -1,4 +1,4 @@
-"""The entry of a node: checks once, then trains here or starts the node's processes and passes their end on."""
+"""The entry of a node: checks once, then works here or starts the node's processes and passes their end on."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from tunewright.trainer.checkpoints.finding import find_checkpoint, whole_checkp
 from tunewright.trainer.interruption import (
     NODE_DIRECTORY_VARIABLE,
     REQUEUE_EXIT_CODE,
+    Interruption,
     NodeDirectory,
     end_process,
     grace_seconds,
@@ -25,6 +26,8 @@ from tunewright.trainer.interruption import (
     signal_name,
 )
 from tunewright.trainer.job import TrainingJob, open_job, verify_dataset
+from tunewright.trainer.scoring.harness import refuse_missing_harness
+from tunewright.trainer.scoring.rows import RowStore
 from tunewright.trainer.summary import note_failure
 
 _SECONDS_FOR_THE_MAIN_PROCESS = 5.0
@@ -47,15 +50,20 @@ def run_node(path: Path) -> int:
         return said  # started again after an error that would only come again
     job = open_job(path)
     if "RANK" in os.environ:  # a process that a node has started
-        return _train_here(job)
+        return _work_here(job)
+    kind = job.experiment.job
+    if kind == "export":  # reads no dataset, and is the work of one process
+        return _work_here(job)
     try:
+        refuse_missing_harness(job.experiment)
         verify_dataset(job)
-        if os.environ.get("TUNEWRIGHT_NODE_RANK", "0") == "0":  # the run's directory is the same on all nodes
+        is_first_node = os.environ.get("TUNEWRIGHT_NODE_RANK", "0") == "0"
+        if kind == "train" and is_first_node:  # the run's directory is the same on all nodes
             prepare_checkpoint(job)
     except TunewrightError as error:
         note_failure(job, error.message)
         raise
-    return _train_here(job) if job.num_processes == 1 else _start_processes(job, path)
+    return _work_here(job) if job.num_processes == 1 else _start_processes(job, path)
 
 
 def prepare_checkpoint(job: TrainingJob) -> None:
@@ -75,19 +83,33 @@ def prepare_checkpoint(job: TrainingJob) -> None:
         raise problem
 
 
-def _train_here(job: TrainingJob) -> int:
-    """Train in this process."""
+def _work_here(job: TrainingJob) -> int:
+    """Do in this process what the job is."""
     try:
         with interruptible(lambda number: _leave(job, number)) as interruption:
-            from tunewright.trainer.training import run_training
-
-            run_training(job, interruption)
+            _do(job, interruption)
     except TunewrightError as error:
         node = NodeDirectory.of_this_process()
         if node is None:
             raise
         return _end_in_node(node, error)
     return 0
+
+
+def _do(job: TrainingJob, interruption: Interruption) -> None:
+    kind = job.experiment.job
+    if kind == "evaluate":
+        from tunewright.trainer.scoring.running import run_scoring
+
+        run_scoring(job)
+    elif kind == "export":
+        from tunewright.trainer.exporting import run_export
+
+        run_export(job)
+    else:
+        from tunewright.trainer.training import run_training
+
+        run_training(job, interruption)
 
 
 def _end_in_node(node: NodeDirectory, error: TunewrightError) -> int:
@@ -111,7 +133,7 @@ def _end_in_node(node: NodeDirectory, error: TunewrightError) -> int:
 def _leave(job: TrainingJob, number: int) -> None:
     """End this process because of signal `number`, its time being over: the newest whole checkpoint is the state."""
     code, node = interrupted_exit_code(job, number), NodeDirectory.of_this_process()
-    words = f"stopped by {signal_name(number)} without another checkpoint"
+    words = f"stopped by {signal_name(number)}{' without another checkpoint' if job.experiment.job == 'train' else ''}"
     try:
         if os.environ.get("RANK", "0") == "0":
             note_failure(job, words, keep=True)
@@ -123,8 +145,9 @@ def _leave(job: TrainingJob, number: int) -> None:
 
 
 def interrupted_exit_code(job: TrainingJob, number: int) -> int:
-    """What an interrupted run ends with: 75 where there is a checkpoint to go on from, else 128+n."""
-    return REQUEUE_EXIT_CODE if whole_checkpoints(job.run_dir.checkpoints) else 128 + number
+    """What an interrupted run ends with: 75 where there is a checkpoint, or rows, to go on from, else 128+n."""
+    can_go_on = bool(whole_checkpoints(job.run_dir.checkpoints)) or RowStore(job.run_dir).has_rows()
+    return REQUEUE_EXIT_CODE if can_go_on else 128 + number
 
 
 def _start_processes(job: TrainingJob, path: Path) -> int:
@@ -149,7 +172,7 @@ def _see_to_the_end(job: TrainingJob, node: NodeDirectory, launch: Any, path: Pa
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     try:
-        launch("-m", "tunewright.trainer", "train", str(path.absolute()))
+        launch("-m", "tunewright.trainer", job.experiment.job, str(path.absolute()))
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         code = shell_exit_code(failure.exitcode)

@@ -70,7 +70,7 @@ def _open_tracking(job: TrainingJob) -> list[Observer]:
 
 
 def _open_publishing(job: TrainingJob) -> list[Observer]:
-    if job.experiment.publish is None:
+    if job.experiment.publish is None or job.experiment.job == "evaluate":  # which leaves no model
         return []
     from tunewright.trainer.publishing.hub import HubPublisher
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import platform
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from tunewright.contracts.files import write_json_atomically
+from tunewright.contracts.files import sha256_of_tree, write_json_atomically
 from tunewright.contracts.provenance import TrainingSummary
 from tunewright.contracts.timestamps import utc_now
 from tunewright.trainer.job import TrainingJob
@@ -36,6 +37,13 @@ def note_failure(job: TrainingJob, message: str, keep: bool = False) -> None:
     if keep and summary.error:
         return
     write_summary(job, summary.model_copy(update={"error": message, "ended_at": utc_now()}))
+
+
+def digest_of_loaded_model(job: TrainingJob) -> str | None:
+    """Of the model's directory, where the job was planned before there was one; else the job says it, or a revision."""
+    directory = Path(job.model.name_or_path)
+    is_told = job.model.sha256 is not None or not directory.is_absolute()
+    return None if is_told or not directory.is_dir() else sha256_of_tree(directory)
 
 
 def installed_packages() -> dict[str, str]:

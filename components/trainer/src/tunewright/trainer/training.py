@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from typing import Any
@@ -11,8 +10,7 @@ import torch
 
 from tunewright.contracts.checkpoints import CHECKPOINT_FILE
 from tunewright.contracts.errors import CheckpointCorrupted, TunewrightError
-from tunewright.contracts.provenance import TrainingSummary, compose_record, write_record
-from tunewright.contracts.status import CauseKind, JobState, JobStatus
+from tunewright.contracts.provenance import TrainingSummary
 from tunewright.contracts.timestamps import utc_now
 from tunewright.trainer import log
 from tunewright.trainer.checkpointing import Checkpointing
@@ -31,6 +29,7 @@ from tunewright.trainer.evaluation.stopping import Standing, early_stop_words, i
 from tunewright.trainer.final_model import FinalModel, ModelOrigin, chat_template_of, make_origin, write_model
 from tunewright.trainer.interruption import Interruption
 from tunewright.trainer.job import TrainingJob
+from tunewright.trainer.job_record import record_success
 from tunewright.trainer.metrics import forget_later_lines
 from tunewright.trainer.observers import open_observers
 from tunewright.trainer.session import Progress, Session, open_session
@@ -40,6 +39,7 @@ from tunewright.trainer.strategies.engine import Engine
 from tunewright.trainer.summary import (
     describe_hardware,
     determinism_record,
+    digest_of_loaded_model,
     installed_packages,
     note_failure,
     python_version,
@@ -215,6 +215,7 @@ def _start_summary(session: Session, started_at: str, found: FoundCheckpoint | N
     seed = job.experiment.seed
     return TrainingSummary(
         started_at=started_at,
+        model_sha256=digest_of_loaded_model(job) if engine.is_main else None,
         steps=session.progress.step,
         tokens=session.progress.tokens,
         resumed_from_step=found.manifest.step if found else None,
@@ -296,16 +297,7 @@ def _write_results(
     for observer in session.observers:
         published |= observer.model_written()
     write_summary(job, summary.model_copy(update={"published": published, "ended_at": utc_now()}))
-    status = JobStatus(
-        state=JobState.SUCCEEDED,
-        cause=CauseKind.EXIT,
-        exit_code=0,
-        attempt=int(os.environ.get("TUNEWRIGHT_ATTEMPT", "0")),
-        started_at=summary.started_at,
-        ended_at=utc_now(),
-    )
-    record = compose_record(job.run_dir, status, utc_now())
-    write_record(job.run_dir, record)
+    record = record_success(job, summary.started_at)
     log.say(f"model: {job.run_dir.model}")
     for observer in session.observers:
         observer.finished(record)

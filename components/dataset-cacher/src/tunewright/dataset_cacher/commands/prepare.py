@@ -94,7 +94,9 @@ def provide_experiment(
 ) -> Provided:
     """The dataset of an experiment; with `plan_only`, only named."""
     # The weights do not decide the tokens: their digest would only cost time.
-    model = resolve_model(loaded.dataset_model, loaded.project_root, loaded.home, with_digest=False)
+    model = resolve_model(
+        loaded.dataset_model, loaded.project_root, loaded.home, with_digest=False, allow_adapters=True
+    )
     request = DatasetRequest(
         dataset=loaded.spec.dataset,
         tokenizer=model.name_or_path,

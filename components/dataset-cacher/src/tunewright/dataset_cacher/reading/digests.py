@@ -29,13 +29,17 @@ _SETTLED_NANOSECONDS = 2_000_000_000
 a second change would not show in its times."""
 
 
+_SEEN: dict[str, tuple[Signature, str]] = {}
+"""What this process has read: planning writes nothing down, and a sweep plans a dataset for each of its seeds."""
+
+
 class DigestMemory:
     """Digests of the files seen by this cache root. A memory that is lost or damaged only costs reading again."""
 
     def __init__(self, root: Path, is_trusted: bool = True) -> None:
         self._path = root / MEMORY_FILE
         self._scans = root / SCANS_DIRECTORY
-        self._known = self._load() if is_trusted else {}
+        self._known = self._load() | _SEEN if is_trusted else {}
         self._learned: dict[str, tuple[Signature, str]] = {}
         self._scanned: dict[str, tuple[Signature, Scan]] = {}
         self._unsaved: dict[str, Scan] = {}
@@ -100,7 +104,7 @@ class DigestMemory:
         times = [one for one in signature[1:3] if isinstance(one, int)]
         if signature == signature_of(file) and time.time_ns() - max(times, default=0) > _SETTLED_NANOSECONDS:
             key = _key_of(file)
-            self._known[key] = self._learned[key] = (signature, digest)
+            self._known[key] = self._learned[key] = _SEEN[key] = (signature, digest)
 
     def _load(self) -> dict[str, tuple[Signature, str]]:
         try:

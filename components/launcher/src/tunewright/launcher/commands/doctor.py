@@ -18,6 +18,7 @@ from tunewright.contracts.plugins import PluginHost
 from tunewright.contracts.preflight import Severity
 from tunewright.launcher.clusters import open_cluster
 from tunewright.launcher.commands.options import as_json, current_home, print_json
+from tunewright.launcher.user_config import config_lines, describe_config
 
 EXIT_UNAVAILABLE = 69
 
@@ -29,7 +30,12 @@ def doctor(as_json: bool) -> int:
     host = PluginHost.discover()
     clusters = [_cluster(info, host) for info in host.clusters]
     broken = [{"name": plugin.name, "error": plugin.error} for plugin in host.installed if plugin.error]
-    document = {"machine": machine(current_home()), "clusters": clusters, "broken_plugins": broken}
+    document = {
+        "machine": machine(current_home()),
+        "clusters": clusters,
+        "broken_plugins": broken,
+        "configuration": describe_config(host),
+    }
     if as_json:
         print_json(document)
     else:
@@ -93,5 +99,7 @@ def _print(document: dict[str, Any]) -> None:
         click.echo(f"cluster {cluster['name']}: {'usable' if cluster['usable'] else 'NOT usable'}")
         for finding in cluster["findings"]:
             click.echo(f"    {finding}")
+    for line in config_lines(document["configuration"]):
+        click.echo(line)
     for plugin in document["broken_plugins"]:
         click.echo(f"broken plugin {plugin['name']}: {plugin['error']}")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import click
 
-from tunewright.contracts.errors import UsageError
 from tunewright.contracts.plugins import PluginHost
 from tunewright.launcher.commands.options import as_json, experiment_options
+from tunewright.launcher.costs import estimate_events, with_estimates
 from tunewright.launcher.finish import last_document
 from tunewright.launcher.launching import EXIT_INTERRUPTED, follow_to_the_end, start, tell
-from tunewright.launcher.pipeline import launch_stages
+from tunewright.launcher.pipeline import detach_stages, launch_stages
 from tunewright.launcher.preflight import joint_report, notes
 from tunewright.launcher.prepare import CheckedExperiment, ExperimentArguments, check_experiments
 from tunewright.launcher.progress import json_line
@@ -18,7 +18,7 @@ from tunewright.launcher.states import status_of
 
 @click.command()
 @experiment_options
-@click.option("--detach", is_flag=True, help="Return once the cluster has accepted the job.")
+@click.option("--detach", is_flag=True, help="Return once the cluster has accepted the job. Stages: go on without us.")
 @as_json
 def launch(arguments: ExperimentArguments, detach: bool, as_json: bool) -> int:
     """Launch EXPERIMENT, follow it to its end, and record it.
@@ -32,11 +32,13 @@ def launch(arguments: ExperimentArguments, detach: bool, as_json: bool) -> int:
     stages = check_experiments(arguments, host)
     for note in notes(joint_report([one.loaded.stage for one in stages], [one.report for one in stages])):
         click.echo(note, err=True)
+    stages = with_estimates(stages)
+    for estimate in estimate_events(stages) if as_json else ():
+        click.echo(json_line(estimate))
     if stages[0].pipeline is None:
         return _launch_one(stages[0], arguments.name, detach, as_json)
     if detach:
-        hint = "leave it out: should this launcher die, the running stage goes on, and --name with the rest"
-        raise UsageError("--detach: an experiment with stages needs somebody to start the next one", hint)
+        return detach_stages(stages, arguments.name is not None, as_json)
     return launch_stages(stages, arguments.name is not None, as_json)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import click
 
+from tunewright.contracts.costs import CostEstimate
 from tunewright.contracts.errors import UsageError
 from tunewright.contracts.experiment import ResolvedExperiment
 from tunewright.contracts.files import json_text
@@ -15,6 +16,8 @@ from tunewright.contracts.plugins import PluginHost
 from tunewright.contracts.rundir import RunDir
 from tunewright.contracts.stages import stage_run
 from tunewright.launcher.commands.options import as_json, experiment_options
+from tunewright.launcher.completion import complete_run
+from tunewright.launcher.costs import estimate_document, with_estimates
 from tunewright.launcher.preflight import joint_report, notes
 from tunewright.launcher.prepare import (
     CheckedExperiment,
@@ -30,7 +33,9 @@ from tunewright.launcher.run_store import find_run, free_name, launch_name
 
 @click.command()
 @experiment_options
-@click.option("--diff", "other", metavar="RUN", help="Show only what differs from what RUN sent.")
+@click.option(
+    "--diff", "other", metavar="RUN", shell_complete=complete_run, help="Show only what differs from what RUN sent."
+)
 @as_json
 def plan(arguments: ExperimentArguments, other: str | None, as_json: bool) -> None:
     """Show what `launch EXPERIMENT` would send, in the cluster's own words.
@@ -40,6 +45,7 @@ def plan(arguments: ExperimentArguments, other: str | None, as_json: bool) -> No
     stages = check_experiments(arguments, PluginHost.discover())
     for note in notes(joint_report([one.loaded.stage for one in stages], [one.report for one in stages])):
         click.echo(note, err=True)
+    stages = with_estimates(stages)
     if other is not None:
         compared = find_run(stages[0].home, other)
         planned = plan_one(stage_of(compared, stages), arguments.name)
@@ -62,6 +68,7 @@ class PlannedRun:
     experiment: ResolvedExperiment
     job: JobSpec
     submission: SubmissionPlan
+    estimate: CostEstimate | None = None
 
     @property
     def text(self) -> str:
@@ -77,6 +84,8 @@ class PlannedRun:
             "files": {file.name: file.text for file in self.submission.files},
             "job": self.job.to_document(),
         }
+        if self.estimate is not None:
+            document["estimate"] = estimate_document(self.estimate)
         return document if self.stage is None else {"stage": self.stage, **document}
 
 
@@ -87,7 +96,7 @@ def plan_one(checked: CheckedExperiment, name: str | None) -> PlannedRun:
     with naming_stage(checked.loaded):
         submission = plan_job(checked, job)
     stage = checked.loaded.stage
-    return PlannedRun(stage.name if stage else None, checked.experiment, job, submission)
+    return PlannedRun(stage.name if stage else None, checked.experiment, job, submission, checked.estimate)
 
 
 def document_of(plans: Sequence[PlannedRun], pipeline: str | None) -> dict[str, object]:

@@ -15,6 +15,7 @@ from tunewright.contracts.plugins import PluginHost, options_type_of
 from tunewright.contracts.spec import Spec, field_descriptions
 from tunewright.contracts.variants import VariantInfo
 from tunewright.launcher.commands.options import as_json, print_json
+from tunewright.launcher.user_config import config_lines, describe_config
 
 
 @click.command()
@@ -38,6 +39,9 @@ def plugins(as_json: bool) -> None:
             for option in entry["options"]:
                 value = "(required)" if option["required"] else json.dumps(option["default"], ensure_ascii=False)
                 click.echo(f"      {option['name']} = {value}  {option['description']}")
+    click.echo()
+    for line in config_lines(document["configuration"]):
+        click.echo(line)
 
 
 def installed(host: PluginHost) -> dict[str, Any]:
@@ -46,6 +50,7 @@ def installed(host: PluginHost) -> dict[str, Any]:
         "plugins": [asdict(plugin) for plugin in host.installed],
         "clusters": [_cluster(info) for info in host.clusters],
         "variants": [_variant(info) for info in host.variants],
+        "configuration": describe_config(host),
     }
 
 

@@ -12,10 +12,13 @@ from tunewright.contracts.errors import TunewrightError, UsageError
 from tunewright.contracts.plugins import PluginHost
 from tunewright.contracts.rundir import RunDir
 from tunewright.contracts.status import JobStatus
+from tunewright.launcher.batch import find_batch
+from tunewright.launcher.batch_commands import show_batch, stop_batch, wait_for_batch
 from tunewright.launcher.commands.options import as_json, current_home, print_json, run_argument
 from tunewright.launcher.finish import finish_run, last_document
 from tunewright.launcher.follow import follow_run, wait_for_handle
 from tunewright.launcher.launching import STOP_TIMEOUT_SECONDS, tell
+from tunewright.launcher.pages import pages_of
 from tunewright.launcher.progress import JsonReporter, QuietReporter, json_line, state_text
 from tunewright.launcher.run_store import all_runs, find_run, last_line, read_handle, read_job, read_json, read_lines
 from tunewright.launcher.states import cluster_of, states_of, status_of
@@ -28,17 +31,20 @@ _COLUMNS = ("run", "state", "cluster", "step", "loss", "started")
 def list_runs(as_json: bool) -> None:
     """List the runs, oldest first, each with its state now."""
     runs = all_runs(current_home())
-    rows = [_row(run, status) for run, status in zip(runs, states_of(runs, PluginHost.discover()), strict=True)]
+    host = PluginHost.discover()
+    states, pages = states_of(runs, host), pages_of(runs, host)
+    rows = [_row(run, status, pages.get(run.name)) for run, status in zip(runs, states, strict=True)]
     if as_json:
         print_json(rows)
         return
-    table = [_COLUMNS, *(tuple(_cell(row[column]) for column in _COLUMNS) for row in rows)]
-    widths = [max(len(line[column]) for line in table) for column in range(len(_COLUMNS))]
+    columns = (*_COLUMNS, "url") if pages else _COLUMNS
+    table = [columns, *(tuple(_cell(row[column]) for column in columns) for row in rows)]
+    widths = [max(len(line[column]) for line in table) for column in range(len(columns))]
     for line in table:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
-def _row(run: RunDir, status: JobStatus) -> dict[str, Any]:
+def _row(run: RunDir, status: JobStatus, page: str | None) -> dict[str, Any]:
     step, experiment = last_line(run.metrics), read_json(run.job).get("experiment") or {}
     return {
         "run": run.name,
@@ -48,6 +54,7 @@ def _row(run: RunDir, status: JobStatus) -> dict[str, Any]:
         "loss": step.get("loss"),
         "started": status.started_at,
         "message": status.message,
+        "url": page,
         "run_dir": str(run.path),
     }
 
@@ -62,12 +69,16 @@ def _cell(value: object) -> str:
 @run_argument
 @as_json
 def status(run: str, as_json: bool) -> None:
-    """Show the state of RUN, where it stands, and where its files are."""
+    """Show the state of RUN, where it stands, and where its files are. Of a sweep or a pipeline: all its runs."""
+    if (batch := find_batch(current_home(), run)) is not None:
+        show_batch(batch, as_json)
+        return
     host = PluginHost.discover()
     found = find_run(current_home(), run)
     state = status_of(found, cluster_of(found, host))
     finish_run(found, state, host)
-    document = {**last_document(found, state), **_details(found, state)}
+    page = pages_of([found], host).get(found.name)
+    document = {**last_document(found, state), **_details(found, state), "url": page}
     if as_json:
         print_json(document)
         return
@@ -99,7 +110,9 @@ def _details(run: RunDir, status: JobStatus) -> dict[str, Any]:
 )
 @as_json
 def wait(run: str, timeout_seconds: float | None, as_json: bool) -> int:
-    """Wait for the end of RUN and exit with its exit code."""
+    """Wait for the end of RUN and exit with its exit code. Of a sweep or a pipeline: for the end of all its runs."""
+    if (batch := find_batch(current_home(), run)) is not None:
+        return wait_for_batch(batch, timeout_seconds, as_json)
     host = PluginHost.discover()
     found = find_run(current_home(), run)
     cluster, handle = cluster_of(found, host), wait_for_handle(found, timeout_seconds)
@@ -148,7 +161,13 @@ def lines_of(pieces: Iterable[bytes]) -> Iterator[bytes]:
 @run_argument
 @as_json
 def stop(run: str, as_json: bool) -> None:
-    """Stop RUN: its whole process tree. Returns once it has ended; a run that has ended is left as it is."""
+    """Stop RUN: its whole process tree. Returns once it has ended; a run that has ended is left as it is.
+
+    Of a sweep or a pipeline: all its runs, also those that wait.
+    """
+    if (batch := find_batch(current_home(), run)) is not None:
+        stop_batch(batch, as_json)
+        return
     host = PluginHost.discover()
     found = find_run(current_home(), run)
     cluster, handle = cluster_of(found, host), wait_for_handle(found)

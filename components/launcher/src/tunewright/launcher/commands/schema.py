@@ -11,10 +11,11 @@ from tunewright.contracts import experiment
 from tunewright.contracts.experiment import ExperimentSpec
 from tunewright.contracts.plugins import PluginHost, options_type_of
 from tunewright.contracts.spec import Spec, field_descriptions
-from tunewright.contracts.stages import OVERLAY_KEYS, STAGES_KEY
+from tunewright.contracts.stages import AFTER_KEY, OVERLAY_KEYS, STAGES_KEY
 from tunewright.launcher.commands.options import print_json
 
 STAGES = "Runs one after another, each with the model of the one before. A stage is the file with its tables on top."
+STAGE_AFTER = "The earlier stages that it starts after, instead of the one before it. Its model is the first one's."
 STAGE_NAME = "Unique in the file; the stage's run is named after it."
 
 
@@ -53,6 +54,8 @@ def _add_stages(document: dict[str, Any]) -> None:
                 given = given.replace(reference, f'"#/$defs/stage-{name}"')
                 definitions[f"stage-{name}"] = {part: value for part, value in definition.items() if part != "required"}
         properties[key] = json.loads(given)
+    names = {"type": "array", "items": {"type": "string"}}
+    properties[AFTER_KEY] = {**names, "description": STAGE_AFTER}
     stage = {"type": "object", "properties": properties, "required": ["name"], "additionalProperties": False}
     document["properties"][STAGES_KEY] = {"type": "array", "minItems": 1, "items": stage, "description": STAGES}
     # A table that every stage brings need not be in the file itself.

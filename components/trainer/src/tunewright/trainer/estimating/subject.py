@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tunewright.contracts.datasets import DatasetManifest, read_manifest
-from tunewright.contracts.errors import NotFound, TunewrightError
+from tunewright.contracts.errors import NotFound, TunewrightError, UsageError
 from tunewright.contracts.experiment import ExperimentSpec
 from tunewright.contracts.experiment_file import load_experiment, resolve_model
 from tunewright.contracts.jobs import JobSpec, ModelReference
@@ -90,6 +90,8 @@ def find_subject(path: Path) -> Subject:
 
 
 def _subject(experiment: ExperimentSpec, model: ModelReference, job: JobSpec | None) -> Subject:
+    if experiment.job != "train":
+        raise UsageError(f'{experiment.name}: is no training but `job = "{experiment.job}"`: nothing to estimate')
     host = PluginHost.discover()
     info = host.variants.get(experiment.training.variant, "training.variant")
     dataset, manifest = _open_dataset(experiment, job)

@@ -1,0 +1,233 @@
+"""The detached waiter: a process of its own that starts a batch's runs when they may, after the launcher has gone.
+
+It runs from a copy of our program, so that nothing beneath it can change or go: under `pants run` the sandbox with the
+sources ends with the command, a checkout may be switched to another commit, a wheel may be upgraded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tunewright.contracts.errors import TunewrightError, Unavailable
+from tunewright.contracts.files import write_json_atomically
+from tunewright.contracts.plugins import ENTRY_POINT_GROUP
+from tunewright.contracts.timestamps import utc_now
+from tunewright.launcher.batch import Batch, read_batch
+from tunewright.launcher.run_store import read_json
+
+WAITER_FILE = "waiter.json"
+LOG_FILE = "waiter.log"
+_PROGRAM = "program"
+_NAMESPACE = "tunewright"
+_START_TIMEOUT_SECONDS = 30.0
+_TURN_TIMEOUT_SECONDS = 20.0
+_DISTRIBUTION_FILES = ("METADATA", "entry_points.txt", "COMMIT")
+
+# What makes our own Python start as it did, and would make another one start wrong.
+_PROGRAM_VARIABLES = ("PANTS_", "PEX", "_PEX", "__PEX", "PYTHON", "VIRTUAL_ENV", "PYENV_")
+
+_BOOT = """\
+import json, sys
+sys.path[:] = json.loads(sys.argv[1])
+from tunewright.launcher.waiter import main
+main(sys.argv[2:])
+"""
+
+
+def start_waiter(batch: Batch) -> None:
+    """Start the waiter of `batch`, unless somebody starts its runs already. Returns once it has begun.
+
+    Raises Unavailable where it does not begin.
+    """
+    from tunewright.launcher.drive import is_somebodys_turn
+
+    if is_somebodys_turn(batch.directory):
+        return
+    program = _copy_program(batch.directory)
+    (batch.directory / WAITER_FILE).unlink(missing_ok=True)
+    path = json.dumps([str(program), *(entry for entry in sys.path if entry)])
+    command = [_interpreter(), "-I", "-X", "utf8", "-c", _BOOT, path, str(batch.home), batch.kind, batch.name]
+    with (batch.directory / LOG_FILE).open("ab") as log:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=batch.home, env=_variables(batch.home),
+            start_new_session=True,
+        )  # fmt: skip
+    _wait_for_first_word(batch, process)
+    click.echo(f"{batch.kind} {batch.name}: a waiter starts the rest (process {process.pid}): {log.name}", err=True)
+
+
+def _interpreter() -> str:
+    """The Python that runs us: of a virtual environment or a PEX its own, which has our third-party packages."""
+    return sys.executable
+
+
+def _variables(home: Path) -> dict[str, str]:
+    """Ours, without what belongs to the way in which this program was started. Clusters need the rest: PATH, tokens."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(_PROGRAM_VARIABLES)}
+    return {**kept, "TUNEWRIGHT_HOME": str(home)}
+
+
+def _wait_for_first_word(batch: Batch, process: subprocess.Popen[bytes]) -> None:
+    """Return once it has said who it is. The launcher's own end must not end it, nor leave it a zombie meanwhile."""
+    deadline = time.monotonic() + _START_TIMEOUT_SECONDS
+    while not (batch.directory / WAITER_FILE).exists():
+        if process.poll() is not None or time.monotonic() > deadline:
+            log = batch.directory / LOG_FILE
+            raise Unavailable(
+                f"{batch.kind} {batch.name}: the waiter did not start: {_last_words(log)} (see {log})",
+                "without --detach this launcher starts the rest itself",
+            )
+        time.sleep(0.02)
+    process.returncode = 0  # nobody here waits for it
+
+
+def _last_words(log: Path) -> str:
+    lines = log.read_text(errors="replace").strip().splitlines()
+    return lines[-1] if lines else "it said nothing"
+
+
+def _copy_program(directory: Path) -> Path:
+    """Our packages and the metadata of every plugin, in `directory`. An earlier copy goes.
+
+    Third-party packages are not copied: they lie in an environment, or in the PEX's own cache, which stay.
+    """
+    program, draft = directory / _PROGRAM, directory / f".{_PROGRAM}-{os.getpid()}-{os.urandom(4).hex()}"
+    try:
+        for place in _namespace_places():
+            shutil.copytree(place, draft / _NAMESPACE, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+        for distribution in _our_distributions():
+            _copy_metadata(distribution, draft)
+        shutil.rmtree(program, ignore_errors=True)
+        os.rename(draft, program)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return program
+
+
+def _namespace_places() -> list[Path]:
+    """Every directory that has a part of our name space, the one that is found last first: the others go over it."""
+    places = importlib.import_module(_NAMESPACE).__path__
+    return [Path(place) for place in reversed(list(places)) if Path(place).is_dir()]
+
+
+def _our_distributions() -> Iterator[metadata.Distribution]:
+    """Those with plugins, and our own. Of one that is found twice the first."""
+    seen: set[str] = set()
+    for distribution in metadata.distributions():
+        name = distribution.metadata["Name"]
+        has_plugins = any(one.group == ENTRY_POINT_GROUP for one in distribution.entry_points)
+        if name not in seen and (has_plugins or name.startswith(f"{_NAMESPACE}-")):
+            seen.add(name)
+            yield distribution
+
+
+def _copy_metadata(distribution: metadata.Distribution, program: Path) -> None:
+    name = distribution.metadata["Name"].replace("-", "_")
+    directory = program / f"{name}-{distribution.version}.dist-info"
+    directory.mkdir(parents=True)
+    for file in _DISTRIBUTION_FILES:
+        text = distribution.read_text(file)
+        if text is not None:
+            (directory / file).write_text(text)
+
+
+def main(arguments: list[str]) -> None:
+    """The waiter itself: HOME KIND NAME. Its output is the log."""
+    home, kind, name = arguments
+    batch = read_batch(Path(home), "sweep" if kind == "sweep" else "pipeline", name)
+    assert batch is not None, "its document was written before we were started"
+    try:
+        code = wait_for(batch)
+    except TunewrightError as error:
+        _say(f"error: {error}")
+        code = error.exit_code
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            if read_json(batch.directory / WAITER_FILE).get("pid") == os.getpid():
+                (batch.directory / WAITER_FILE).unlink()
+    shutil.rmtree(batch.directory / _PROGRAM, ignore_errors=True)  # all of it that is needed has been read
+    sys.exit(code)
+
+
+def wait_for(batch: Batch) -> int:
+    """Bring the batch to its end. Gives its exit code; 0 at once where somebody else does so."""
+    from tunewright.contracts.plugins import PluginHost
+    from tunewright.launcher.batch import exit_code_of
+    from tunewright.launcher.batch_progress import LineBatch
+    from tunewright.launcher.batch_results import results_of, table_text
+    from tunewright.launcher.drive import drive, turn_of
+    from tunewright.launcher.watch import Watch
+
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
+    with turn_of(batch) as turn:
+        deadline = time.monotonic() + _TURN_TIMEOUT_SECONDS
+        while not turn.take():  # the launcher that started us may have it for a moment
+            if time.monotonic() > deadline:
+                _say("somebody else starts the runs")
+                return 0
+            time.sleep(0.05)
+        write_json_atomically(batch.directory / WAITER_FILE, this_process())
+        _say(f"waiting, as process {os.getpid()}")
+        statuses = drive(Watch(batch, PluginHost.discover()), LineBatch(batch, _say), turn)
+    _say("all have ended\n" + table_text(batch, results_of(batch, statuses)))
+    return exit_code_of(batch.members, statuses)
+
+
+def _say(line: str) -> None:
+    click.echo(f"{utc_now()}  {line}", err=True)
+
+
+def this_process() -> dict[str, Any]:
+    """What tells this process from any other, also from a later one with its number."""
+    return {"pid": os.getpid(), "start_time": start_time_of(os.getpid()), "host": os.uname().nodename}
+
+
+def start_time_of(pid: int) -> str | None:
+    """When the process started, in the kernel's own words; None where it has ended, or the kernel does not say."""
+    try:
+        # The name in parentheses may hold anything, parentheses and spaces too.
+        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    except (OSError, IndexError):
+        return None
+    return fields[19] if fields[0] != "Z" else None
+
+
+def end_waiter(batch: Batch) -> bool:
+    """End the waiter, where it runs on this machine: its jobs go on. Gives whether there was one."""
+    process = read_json(batch.directory / WAITER_FILE)
+    if not _is_alive(process):
+        return False
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(int(process["pid"]), signal.SIGTERM)
+    deadline = time.monotonic() + _TURN_TIMEOUT_SECONDS
+    while _is_alive(process) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return True
+
+
+def _is_alive(process: Mapping[str, Any]) -> bool:
+    """Whether the process of `waiter.json` still runs here. Without a start time (no Linux) the number must do."""
+    pid = process.get("pid")
+    if not isinstance(pid, int) or process.get("host") != os.uname().nodename:
+        return False
+    if process.get("start_time") is not None:
+        return bool(start_time_of(pid) == process["start_time"])
+    try:
+        os.kill(pid, 0)
+    except OSError:
+        return False
+    return True

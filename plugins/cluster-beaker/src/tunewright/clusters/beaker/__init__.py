@@ -1,0 +1,1 @@
+"""Runs jobs as experiments of Beaker, through its own client."""

@@ -1,0 +1,1 @@
+"""Runs jobs on Kubernetes: plain Jobs, JobSets or TrainJobs, one pod for each node."""

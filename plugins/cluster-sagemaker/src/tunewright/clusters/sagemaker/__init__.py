@@ -1,0 +1,1 @@
+"""Runs jobs as training jobs of Amazon SageMaker."""

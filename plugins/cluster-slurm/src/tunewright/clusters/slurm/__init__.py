@@ -1,0 +1,1 @@
+"""Cluster `slurm`: one sbatch script a job, which srun brings to its nodes."""

@@ -1,0 +1,246 @@
+"""From a job, or many, to what Slurm gets: one sbatch script, and what the submission adds to it. Pure.
+
+The script is a few lines for a shell that looks at nothing else: two quoted here-documents hold a Python program and,
+as JSON of ASCII, what it runs. What only the submission knows stands in `slurm.json` in angle brackets.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import resources
+from typing import Any
+
+from tunewright.clusters.slurm.options import SlurmOptions
+from tunewright.contracts.errors import InvalidExperiment, Problem
+from tunewright.contracts.files import json_text
+from tunewright.contracts.jobs import JobSpec, PlannedFile, SubmissionPlan
+
+SCRIPT_FILE = "job.sbatch"
+PLAN_FILE = "slurm.json"
+NAME, AFTER = "<name>", "<after>"
+
+_OWN_VARIABLES = ("TUNEWRIGHT_ATTEMPT", "TUNEWRIGHT_NODE_RANK", "TUNEWRIGHT_MASTER_ADDRESS", "TUNEWRIGHT_MASTER_PORT")
+_PROGRAMS = resources.files("tunewright.clusters.slurm.programs")
+# Read when this module is imported: planning itself opens no file.
+_BATCH_PROGRAM, _NODE_PROGRAM = (
+    _PROGRAMS.joinpath(name).read_text(encoding="utf-8") for name in ("batch_program.py", "node_program.py")
+)
+_SHELL = r"""
+# Tunewright's run {run}. Only its first node runs this; srun brings the command to all of them.
+exec {python} -I -S -X utf8 /dev/fd/3 "$1" 3<<'END_OF_PROGRAM' 4<<'END_OF_JOBS'
+{program}END_OF_PROGRAM
+{jobs}END_OF_JOBS
+"""
+_OURS = (
+    "account", "array", "comment", "constraint", "cpus-per-task", "dependency", "error", "exclude", "exclusive",
+    "export", "gpus-per-node", "gres", "job-name", "kill-on-invalid-dep", "mem", "no-requeue", "nodelist", "nodes",
+    "ntasks", "ntasks-per-node", "open-mode", "output", "parsable", "partition", "qos", "requeue", "reservation",
+    "signal", "time", "wait", "wrap",
+)  # fmt: skip
+"""Options of sbatch that the plan itself gives."""
+
+
+def plan_jobs(jobs: Sequence[JobSpec], options: SlurmOptions, array: str | None = None) -> SubmissionPlan:
+    """The plan of one job, or of `jobs` as an array, `array` being what `--array` gets.
+
+    Secrets stand in it by name. Raises InvalidExperiment for what Slurm cannot do.
+    """
+    problems = [*_option_problems(options), *(problem for job in jobs for problem in _problems(job))]
+    if problems:
+        raise InvalidExperiment.from_problems("cluster `slurm`", list(dict.fromkeys(problems)))
+    files = (
+        PlannedFile(name=SCRIPT_FILE, text=_script(jobs, options, array)),
+        PlannedFile(name=PLAN_FILE, text=json_text(_for_submission(jobs, options, array))),
+    )
+    return SubmissionPlan(cluster="slurm", run=jobs[0].run, files=files)
+
+
+def array_of(number: int, at_most: int | None) -> str:
+    """What `--array` gets for so many jobs, at most `at_most` of them at a time."""
+    return f"0-{number - 1}" + (f"%{at_most}" if at_most is not None else "")
+
+
+def _script(jobs: Sequence[JobSpec], options: SlurmOptions, array: str | None) -> str:
+    lines = ["#!/bin/sh", *(f"#SBATCH {_quoted(text)}" for text in _sbatch_options(jobs[0], options, array))]
+    shell = _SHELL.format(
+        run=ascii(jobs[0].run)[1:-1],
+        python=_for_shell(options.python),
+        program=_BATCH_PROGRAM,
+        jobs=_json_of_ascii(_for_nodes(jobs, options)),
+    )
+    return "\n".join(lines) + shell
+
+
+def _sbatch_options(job: JobSpec, options: SlurmOptions, array: str | None) -> Iterator[str]:
+    """Each option of sbatch, as one word."""
+    yield f"--nodes={job.resources.nodes}"
+    yield f"--ntasks={job.resources.nodes}"
+    yield "--ntasks-per-node=1"
+    # The submission gives sbatch an environment of six variables. By NONE each job would start a login shell.
+    yield "--export=ALL"
+    yield "--open-mode=append"
+    yield "--requeue" if _is_requeued(job, options) else "--no-requeue"
+    # In the submission's directory, where sbatch is called.
+    yield "--output=batch.log" if array is None else "--output=batch-%a.log"
+    if array is not None:
+        yield f"--array={array}"
+    for name, value in _simple_options(options).items():
+        if value is not None:
+            yield f"--{name}={value}"
+    if options.exclusive:
+        yield "--exclusive"
+    if options.memory_gib is not None:
+        yield f"--mem={math.ceil(options.memory_gib * 1024)}M"
+    if options.signal_before_end_seconds is not None:
+        yield f"--signal=USR1@{options.signal_before_end_seconds}"
+    yield from options.sbatch
+
+
+def _simple_options(options: SlurmOptions) -> Mapping[str, str | int | None]:
+    """Options whose values go to sbatch as they are."""
+    return {
+        "partition": options.partition,
+        "account": options.account,
+        "qos": options.qos,
+        "constraint": options.constraint,
+        "gpus-per-node": options.gpus_per_node,
+        "gres": options.gres,
+        "cpus-per-task": options.cpus_per_task,
+        "time": options.time_limit_minutes,
+        "nodelist": options.nodelist,
+        "exclude": options.exclude,
+        "reservation": options.reservation,
+    }
+
+
+def _is_requeued(job: JobSpec, options: SlurmOptions) -> bool:
+    return job.max_retries > 0 if options.requeue is None else options.requeue
+
+
+def _for_nodes(jobs: Sequence[JobSpec], options: SlurmOptions) -> dict[str, Any]:
+    """What the batch program is told."""
+    common = dict(set.intersection(*(set(job.variables.items()) for job in jobs)))
+    return {
+        "num_nodes": jobs[0].resources.nodes,
+        "max_retries": jobs[0].max_retries,
+        "is_requeued_always": options.requeue is True,
+        "python": options.python,
+        "container": options.container,
+        "srun": [*_pyxis_options(jobs, options), *_step_options(options), *options.srun],
+        "secrets": sorted(jobs[0].secrets),
+        "variables": dict(sorted(common.items())),
+        "jobs": [_for_node(job, options, common) for job in jobs],
+        "node_program": _NODE_PROGRAM,
+    }
+
+
+def _for_node(job: JobSpec, options: SlurmOptions, common: Mapping[str, str]) -> dict[str, Any]:
+    own = {name: value for name, value in sorted(job.variables.items()) if name not in common}
+    return {"run_dir": job.run_dir, "command": [*_apptainer(job, options), *job.command], "variables": own}
+
+
+def _step_options(options: SlurmOptions) -> Iterator[str]:
+    # srun does not take this one over from sbatch since 22.05.
+    if options.cpus_per_task is not None:
+        yield f"--cpus-per-task={options.cpus_per_task}"
+
+
+def _pyxis_options(jobs: Sequence[JobSpec], options: SlurmOptions) -> Iterator[str]:
+    if options.container == "pyxis":
+        mounts = dict.fromkeys(mount for job in jobs for mount in _mounts(job, options))
+        yield f"--container-image={options.container_image}"
+        yield f"--container-mounts={','.join(mounts)}"
+        yield "--no-container-mount-home"
+
+
+def _apptainer(job: JobSpec, options: SlurmOptions) -> list[str]:
+    if options.container != "apptainer":
+        return []
+    binds = [f"--bind={mount}" for mount in _mounts(job, options)]
+    devices = ["--nv"] if options.gpus_per_node or options.gres else []
+    return ["apptainer", "exec", "--cleanenv", f"--pwd={job.run_dir}", *devices, *binds, str(options.container_image)]
+
+
+def _mounts(job: JobSpec, options: SlurmOptions) -> list[str]:
+    """The run's directory and all it reads, at their own paths, and the user's own."""
+    paths = [job.run_dir]
+    paths += [one.path for one in (job.dataset, job.evaluation_dataset) if one]
+    paths += [job.model.name_or_path] if job.model else []
+    paths += [job.environment.reference] if job.environment else []
+    absolute = dict.fromkeys(path for path in paths if path.startswith("/"))
+    return [*(f"{path}:{path}" for path in absolute), *options.container_mounts]
+
+
+def _for_submission(jobs: Sequence[JobSpec], options: SlurmOptions, array: str | None) -> dict[str, Any]:
+    """What the submission reads; the cluster does not get it."""
+    return {
+        "ssh": ["ssh", "-o", "BatchMode=yes", *options.ssh_options, options.ssh_host] if options.ssh_host else [],
+        "python": options.python,
+        "run": jobs[0].run,
+        "run_dirs": [job.run_dir for job in jobs],
+        "num_nodes": jobs[0].resources.nodes,
+        "is_array": array is not None,
+        "secrets": dict(sorted(jobs[0].secrets.items())),
+        "sbatch": ["--parsable", f"--job-name={NAME}", AFTER],
+    }
+
+
+def _json_of_ascii(document: Mapping[str, Any]) -> str:
+    """No shell, locale or editor can read it in two ways; and no line of it is the end of a here-document."""
+    return json.dumps(document, indent=1, ensure_ascii=True, allow_nan=False) + "\n"
+
+
+def _quoted(option: str) -> str:
+    """An option as sbatch reads it from a script."""
+    return option if re.fullmatch(r"[\w.,:=@%+/\[\]-]+", option, re.ASCII) else '"' + _escaped(option) + '"'
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace('"', '\\"')
+
+
+def _for_shell(word: str) -> str:
+    return "'" + word.replace("'", "'\\''") + "'"
+
+
+def _option_problems(options: SlurmOptions) -> Iterator[Problem]:
+    path = "cluster.options"
+    for number, text in enumerate(options.sbatch):
+        name = text.removeprefix("--").partition("=")[0]
+        if not text.startswith("--"):
+            yield Problem(f"{path}.sbatch[{number}]", f"must be one whole option with its long name, got {text!r}")
+        elif name in _OURS:
+            yield Problem(f"{path}.sbatch[{number}]", f"Tunewright itself says `--{name}`, got {text!r}")
+    for number, text in enumerate(options.srun):
+        if not text.startswith("--"):
+            yield Problem(f"{path}.srun[{number}]", f"must be one whole option with its long name, got {text!r}")
+    if options.signal_before_end_seconds and options.time_limit_minutes is None:
+        message = "is counted from the end of the time limit, and there is none"
+        yield Problem(f"{path}.signal_before_end_seconds", message, "set cluster.options.time_limit_minutes")
+    if options.ssh_options and not options.ssh_host:
+        yield Problem(f"{path}.ssh_options", "nothing goes over SSH", "set cluster.options.ssh_host")
+    if (options.container == "none") != (options.container_image is None):
+        message = f"a container needs an image, and an image a container, got container {options.container!r}"
+        yield Problem(f"{path}.container_image", message)
+
+
+def _problems(job: JobSpec) -> Iterator[Problem]:
+    if set("\\%\n") & set(job.run_dir):
+        message = f"Slurm reads `%` and `\\` in names of files as its own, got {job.run_dir!r}"
+        yield Problem("TUNEWRIGHT_HOME", message, "choose a directory without them")
+    for number, argument in enumerate(job.command):
+        if "\0" in argument:
+            yield Problem(f"command[{number}]", f"an argument cannot hold a NUL character, got {argument!r}")
+    for section, variables in (("cluster.environment", job.variables), ("cluster.secrets", job.secrets)):
+        for name, value in variables.items():
+            if not name or "=" in name or "\0" in name:
+                yield Problem(section, f"no process can have a variable called {name!r}", "a name has no `=` in it")
+            elif name in _OWN_VARIABLES:
+                yield Problem(f"{section}.{name}", "the cluster itself says this to the job", "choose another name")
+            elif "\0" in value:
+                yield Problem(f"{section}.{name}", "a value cannot hold a NUL character")
+    for name in sorted(job.variables.keys() & job.secrets.keys()):
+        yield Problem(f"cluster.secrets.{name}", "is a plain variable too", f"remove {name} from cluster.environment")

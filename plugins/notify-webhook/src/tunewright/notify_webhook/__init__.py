@@ -1,0 +1,1 @@
+"""Tells a webhook what becomes of runs."""

@@ -1,0 +1,153 @@
+"""The detached waiter: it outlives its launcher and the place the launcher ran from, and is there once."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from components.launcher.project import FAILING, Project, wait_until
+from tunewright.contracts.errors import Unavailable
+from tunewright.contracts.status import CauseKind, JobState, JobStatus
+from tunewright.launcher.batch import Batch, Member, decide, exit_code_of
+from tunewright.launcher.waiter import start_waiter
+
+pytestmark = pytest.mark.timeout(180)
+
+STAGES = """
+[[stages]]
+name = "first"
+[stages.training]
+max_steps = 8
+[[stages]]
+name = "second"
+[[stages]]
+name = "third"
+"""
+SLOW_FIRST = ("--set", "stages.0.training.options.pause_seconds=0.2")
+FAILING_SECOND = tuple(part.replace("training", "stages.1.training") for part in FAILING)
+
+
+@pytest.fixture
+def stages(project: Project) -> Project:
+    (project.root / "stages.toml").write_text((project.root / "count.toml").read_text() + STAGES)
+    project.git("add", "--all")
+    project.git("commit", "--quiet", "-m", "stages")
+    return project
+
+
+def waiter_of(project: Project, name: str = "count") -> int:
+    document = json.loads((project.home / "pipelines" / name / "waiter.json").read_text())
+    return int(document["pid"])
+
+
+def test_a_detached_pipeline_comes_to_its_end_and_is_waited_for_by_its_name(stages: Project) -> None:
+    answer = stages.launcher("launch", "stages.toml", *SLOW_FIRST, "--detach", "--json")
+    document = answer.last_document
+    assert (document["pipeline"], document["run"]) == ("count", "count-first")
+    assert [one["state"] for one in document["stages"]] == ["RUNNING", "PENDING", "PENDING"]
+    assert "waits to be started" in stages.launcher("status", "count-second", "--json").document["message"]
+    assert [row["state"] for row in stages.launcher("list", "--json").document][1:] == ["PENDING", "PENDING"]
+    document = stages.launcher("wait", "count", "--json").last_document
+    assert [(row["stage"], row["state"]) for row in document["runs"]] == [
+        ("first", "SUCCEEDED"), ("second", "SUCCEEDED"), ("third", "SUCCEEDED"),
+    ]  # fmt: skip
+    assert stages.json("count-third", "provenance.json")["model"]["run"] == "count-second"
+    assert stages.launcher("launch", "stages.toml", *SLOW_FIRST, "--name", "count").err.count("is not run again") == 3
+
+
+def test_a_failed_stage_ends_those_after_it_and_launch_goes_on_with_them(stages: Project) -> None:
+    stages.launcher("launch", "stages.toml", *FAILING_SECOND, "--detach")
+    document = stages.launcher("wait", "count", "--json", expect=42).last_document
+    ends = [(row["state"], row["cause"]) for row in document["runs"]]
+    assert ends == [("SUCCEEDED", "exit"), ("FAILED", "exit"), ("STOPPED", "dependency")]
+    assert document["runs"][2]["message"] == "run count-second, which it starts after, has not succeeded"
+    assert stages.launcher("status", "count-third", "--json").document["cause"] == "dependency"
+    assert stages.json("count-third", "provenance.json")["outcome"]["cause"] == "dependency"
+    document = stages.launcher("launch", "stages.toml", *FAILING_SECOND, "--name", "count", "--json").last_document
+    assert [one["state"] for one in document["stages"]] == ["SUCCEEDED"] * 3
+    assert len(list(stages.run("count-first").glob("yard/*"))) == 1
+
+
+def test_the_waiter_outlives_the_place_its_launcher_ran_from(stages: Project, tmp_path: Path) -> None:
+    """As under `pants run`: the sources lie in a sandbox that goes with the command, and variables speak of it."""
+    sandbox = tmp_path / "sandbox"
+    places = list(importlib.import_module("tunewright").__path__)
+    for place in reversed(places):
+        shutil.copytree(place, sandbox / "tunewright", dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+    ours = [str(Path(place).parent) for place in places]
+    path = [str(sandbox), *(entry for entry in sys.path if entry not in ours)]
+    variables = {"PYTHONPATH": os.pathsep.join(path), "PEX_EXTRA_SYS_PATH": str(sandbox), "PANTS_VERSION": "2.17.1"}
+    call = "import sys, tunewright.launcher.cli as cli; print(cli.__file__, file=sys.stderr); cli.main()"
+    command = [sys.executable, "-c", call, "launch", "stages.toml", *SLOW_FIRST, "--detach"]
+    done = subprocess.run(
+        command, cwd=stages.root, env={**os.environ, **variables}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0 and done.stdout == "count\n" and str(sandbox) in done.stderr, done.stderr
+    shutil.rmtree(sandbox)
+    waiter = waiter_of(stages)
+    environment = Path(f"/proc/{waiter}/environ").read_bytes()
+    assert b"PANTS_" not in environment and b"PEX" not in environment
+    assert os.getsid(waiter) == waiter
+    assert stages.launcher("wait", "count").out.count("succeeded") == 3
+    log = (stages.home / "pipelines" / "count" / "waiter.log").read_text()
+    assert "Traceback" not in log, log
+
+
+def test_a_waiter_is_not_started_twice_and_a_new_one_takes_the_place_of_one_that_died(stages: Project) -> None:
+    slow = ("--set", "stages.0.training.options.pause_seconds=0.5", "--set", "stages.0.training.max_steps=400")
+    stages.launcher("launch", "stages.toml", *slow, "--detach")
+    first = waiter_of(stages)
+    again = stages.launcher("launch", "stages.toml", *slow, "--detach", "--name", "count")
+    assert "another process starts its runs already" in again.err and waiter_of(stages) == first
+    os.kill(first, signal.SIGKILL)
+    wait_until(lambda: not Path(f"/proc/{first}").exists() or "Z" in Path(f"/proc/{first}/stat").read_text(), "its end")
+    stages.launcher("launch", "stages.toml", *slow, "--detach", "--name", "count")
+    second = waiter_of(stages)
+    assert second != first and len(list(stages.run("count-first").glob("yard/*"))) == 1
+    document = stages.launcher("stop", "count", "--json").document
+    assert [row["state"] for row in document["runs"]] == ["STOPPED"] * 3
+    wait_until(lambda: not (stages.home / "pipelines" / "count" / "waiter.json").exists(), "the waiter's end")
+
+
+def test_wait_says_where_nobody_starts_the_rest(stages: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tunewright.launcher.drive._NOBODY_SECONDS", 0.5)
+    stages.launcher("launch", "stages.toml", *SLOW_FIRST, "--detach")
+    os.kill(waiter_of(stages), signal.SIGKILL)
+    answer = stages.launcher("wait", "count", expect=75)
+    assert "2 run(s) wait, and nobody is there to start them" in answer.err and "--name count" in answer.err
+    late = stages.launcher("wait", "count", "--timeout", "0", expect=75)
+    assert "has not ended within 0 seconds" in late.err
+
+
+def test_a_waiter_that_cannot_start_says_why(stages: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    stages.launcher("launch", "stages.toml")
+    batch = Batch("pipeline", "count", stages.home, (Member("count-first", stage="first"),))
+    monkeypatch.setattr("tunewright.launcher.waiter._BOOT", "raise SystemExit('no such thing')")
+    with pytest.raises(Unavailable, match="the waiter did not start: no such thing"):
+        start_waiter(batch)
+
+
+def test_decisions_follow_dependencies_and_the_limit() -> None:
+    ended = JobStatus(state=JobState.SUCCEEDED)
+    waiting, running = JobStatus(state=JobState.PENDING), JobStatus(state=JobState.RUNNING)
+    failed = JobStatus(state=JobState.FAILED, exit_code=3)
+    members = (Member("a"), Member("b", ("a",)), Member("c", ("a", "b")), Member("d"), Member("e"))
+    none = dict.fromkeys("abcde", waiting)
+    assert decide(members, none, frozenset(), None).start == ("a", "d", "e")
+    assert decide(members, none, frozenset(), 2).start == ("a", "d")
+    assert decide(members, {**none, "a": running}, frozenset("a"), 2).start == ("d",)
+    assert decide(members, {**none, "a": ended}, frozenset("a"), 2).start == ("b", "d")
+    broken = decide(members, {**none, "a": failed, "d": running, "e": running}, frozenset("ade"), 2)
+    assert broken.start == () and dict(broken.blocked) == {"b": "a", "c": "a"}
+    orphan = JobStatus(state=JobState.STOPPED, cause=CauseKind.DEPENDENCY)
+    assert exit_code_of(members, {**dict.fromkeys("acde", ended), "b": orphan}) == 75
+    assert exit_code_of(members, {"a": ended, "b": orphan, "c": orphan, "d": failed, "e": ended}) == 3
+    assert exit_code_of(members, dict.fromkeys("abcde", ended)) == 0
