@@ -44,6 +44,7 @@ def check(home: Path) -> None:
     assert model_bytes(first), "the quickstart left no weights"
     assert read(killed / "provenance.json")["outcome"]["attempt"] == 1, "the killed container was not started again"
     assert model_bytes(first) == model_bytes(killed), "Docker gave other weights than this machine itself"
+    assert model_bytes(first) == model_bytes(runs / "quickstart-reproduced"), "the reproduction has other weights"
     environments = [entry for entry in (home / "environments").iterdir() if (entry / "environment.json").exists()]
     kinds = sorted(read(entry / "environment.json")["kind"] for entry in environments)
     assert kinds == ["image", "image", "pex"], f"one commit, a PEX and two images, but {kinds}"

@@ -53,3 +53,32 @@ def test_a_run_whose_node_dies_goes_on_on_another_to_the_same_bytes(
     assert ended["attempt"] == 1
     assert ended["nodes"] != [lost]
     assert project.model_bytes("slurm-killed") == project.model_bytes("quickstart")
+
+
+def test_a_sweep_of_four_is_one_array_with_a_table_of_results(slurm: SlurmCluster, project: Project) -> None:
+    grid = "training.learning_rate=1e-4,3e-4,1e-3,3e-3"
+    steps = (*SHORT, "--set", "training.max_steps=2", "--at-most", "2")
+    out = project.launcher("sweep", EXAMPLE, *steps, "--grid", grid, "--name", "slurm-sweep", "--json").stdout
+    swept = json.loads(out.splitlines()[-1])
+    assert [row["state"] for row in swept["runs"]] == ["SUCCEEDED"] * 4
+    assert [row["point"]["training.learning_rate"] for row in swept["runs"]] == ["1e-4", "3e-4", "1e-3", "3e-3"]
+    assert swept["best"] in {row["run"] for row in swept["runs"]}
+    ids = [json.loads((project.run_dir(row["run"]) / "handle.json").read_text())["native_id"] for row in swept["runs"]]
+    assert [one.partition("_")[2] for one in ids] == ["0", "1", "2", "3"], "they are not the jobs of one array"
+    assert len({one.partition("_")[0] for one in ids}) == 1, "they are not the jobs of one array"
+    weights = {project.model_bytes(row["run"])["model.safetensors"] for row in swept["runs"]}
+    assert len(weights) == 4, "two learning rates gave the same weights"
+
+
+def test_train_export_and_evaluate_are_chained_by_slurm_itself(slurm: SlurmCluster, project: Project) -> None:
+    few = ("--set", "stages.0.training.max_steps=2", "--cluster", "slurm", "--name", "slurm-chain")
+    project.launcher("launch", "examples/train-then-evaluate.toml", *few, "--detach")
+    runs = [project.run_dir(f"slurm-chain-{stage}") for stage in ("train", "export", "evaluate")]
+    handles = [json.loads((run / "handle.json").read_text()) for run in runs]
+    assert [handle["cluster"] for handle in handles] == ["slurm"] * 3, "not all stages were sent at once"
+    submitted = [json.loads(next(run.glob("slurm/*/submitted.json")).read_text()) for run in runs]
+    assert [one["is_after"] for one in submitted] == [False, True, True], "the later stages wait for nothing"
+    waited = json.loads(project.launcher("wait", "slurm-chain", "--json").stdout.splitlines()[-1])
+    assert [row["state"] for row in waited["runs"]] == ["SUCCEEDED"] * 3
+    measured = json.loads((runs[2] / "evaluation.json").read_text())
+    assert measured["metrics"]["loss"] > 0 and measured["metrics"]["exact_match"] is not None
