@@ -186,8 +186,8 @@ def test_every_problem_of_a_job_is_named_at_once() -> None:
         plan_containers(broken, options)
     assert [problem.path for problem in caught.value.problems] == [
         "cluster.options.image", "cluster.options.network", "cluster.options.gpus", "command[1]", "cluster.environment",
-        "cluster.environment.C", "cluster.environment.PWD", "cluster.environment.TUNEWRIGHT_NODE_RANK",
-        "cluster.secrets.D", "cluster.options.mounts[0]", "cluster.options.mounts[2]",
+        "cluster.environment.C", "cluster.environment.TUNEWRIGHT_NODE_RANK", "cluster.secrets.D",
+        "cluster.environment.PWD", "cluster.options.mounts[0]", "cluster.options.mounts[2]",
     ]  # fmt: skip
 
 

@@ -9,10 +9,9 @@ from tunewright.clusters.beaker.facts import shared_variables
 from tunewright.clusters.beaker.mounts import Mount, clashes, holder_of
 from tunewright.clusters.beaker.options import BeakerOptions
 from tunewright.contracts.errors import Problem
+from tunewright.contracts.job_problems import TOLD_VARIABLES, argument_problems, variable_problems
 from tunewright.contracts.jobs import JobSpec
 
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_OWN_VARIABLES = ("TUNEWRIGHT_ATTEMPT", "TUNEWRIGHT_NODE_RANK", "TUNEWRIGHT_MASTER_ADDRESS", "TUNEWRIGHT_MASTER_PORT")
 _LARGEST_ARGUMENT_BYTES = 128 * 1024 - 1
 
 
@@ -23,7 +22,8 @@ def problems_of(job: JobSpec, options: BeakerOptions, mounts: Sequence[Mount]) -
         yield Problem("cluster.options.clusters", "name the clusters or the hostnames the job may start on", hint)
     yield from _image_problems(job, options)
     yield from _argument_problems(job)
-    yield from _variable_problems(job)
+    yield from variable_problems(job, "experiment", _is_own)
+    yield from _secret_problems(job)
     yield from _storage_problems(job, options, mounts)
     if job.resources.nodes > 1:
         yield from _node_problems(job, options)
@@ -46,28 +46,21 @@ def _image_problems(job: JobSpec, options: BeakerOptions) -> Iterator[Problem]:
 
 
 def _argument_problems(job: JobSpec) -> Iterator[Problem]:
+    yield from argument_problems(job)
     for number, argument in enumerate(job.command):
-        if "\0" in argument:
-            yield Problem(f"command[{number}]", f"an argument cannot hold a NUL character, got {argument!r}")
-        elif len(argument.encode()) > _LARGEST_ARGUMENT_BYTES:
+        if len(argument.encode()) > _LARGEST_ARGUMENT_BYTES:
             yield Problem(f"command[{number}]", f"an argument has at most {_LARGEST_ARGUMENT_BYTES} bytes on Linux")
 
 
-def _variable_problems(job: JobSpec) -> Iterator[Problem]:
-    for section, variables in (("cluster.environment", job.variables), ("cluster.secrets", job.secrets)):
-        for name, value in variables.items():
-            if not _VARIABLE.fullmatch(name):
-                hint = "a name has letters, digits and `_`, no digit first"
-                yield Problem(section, f"no experiment can have a variable called {name!r}", hint)
-            elif name in _OWN_VARIABLES or name.startswith("BEAKER_"):
-                yield Problem(f"{section}.{name}", "the cluster itself says this to the job", "choose another name")
-            elif "\0" in value:
-                yield Problem(f"{section}.{name}", "a value cannot hold a NUL character")
-            elif section == "cluster.secrets" and not re.fullmatch(r"[A-Za-z0-9_.-]+", value):
-                hint = "a name has letters, digits, `.`, `_` and `-`"
-                yield Problem(f"{section}.{name}", f"Beaker has no secrets called {value!r}", hint)
-    for name in sorted(job.variables.keys() & job.secrets.keys()):
-        yield Problem(f"cluster.secrets.{name}", "is a plain variable too", f"remove {name} from cluster.environment")
+def _is_own(variable: str) -> bool:
+    return variable in TOLD_VARIABLES or variable.startswith("BEAKER_")
+
+
+def _secret_problems(job: JobSpec) -> Iterator[Problem]:
+    for variable, name in job.secrets.items():
+        if not re.fullmatch(r"[A-Za-z0-9_.-]+", name) and "\0" not in name:
+            hint = "a name has letters, digits, `.`, `_` and `-`"
+            yield Problem(f"cluster.secrets.{variable}", f"Beaker has no secrets called {name!r}", hint)
 
 
 def _storage_problems(job: JobSpec, options: BeakerOptions, mounts: Sequence[Mount]) -> Iterator[Problem]:

@@ -6,7 +6,6 @@ angle brackets, alone in its place, and is put there by `supervision.containers`
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -16,12 +15,11 @@ from tunewright.clusters.docker.options import DockerOptions
 from tunewright.clusters.docker.supervision.containers import ATTEMPT, ID, KEY, LABEL, NETWORK, OWNER
 from tunewright.contracts.errors import InvalidExperiment, Problem
 from tunewright.contracts.files import json_text
+from tunewright.contracts.job_problems import TOLD_VARIABLES, argument_problems, image_problems, variable_problems
 from tunewright.contracts.jobs import JobSpec, PlannedFile, SubmissionPlan
 
 PLAN_FILE = "docker.json"
 MASTER_PORT = "29500"
-_OWN_VARIABLES = ("TUNEWRIGHT_ATTEMPT", "TUNEWRIGHT_NODE_RANK", "TUNEWRIGHT_MASTER_ADDRESS", "TUNEWRIGHT_MASTER_PORT")
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 def plan_containers(job: JobSpec, options: DockerOptions) -> SubmissionPlan:
@@ -154,26 +152,12 @@ def _gpus(options: DockerOptions, rank: int, num_nodes: int) -> Mapping[str, Any
 
 
 def _problems(job: JobSpec, options: DockerOptions) -> Iterator[Problem]:
-    yield from _image_problems(job, options)
+    yield from image_problems(job, "docker", options.image)
     yield from _node_problems(job, options)
-    for number, argument in enumerate(job.command):
-        if "\0" in argument:
-            yield Problem(f"command[{number}]", f"an argument cannot hold a NUL character, got {argument!r}")
+    yield from argument_problems(job)
     yield from _variable_problems(job)
     for earlier, later in clashes(mounts_of(job, options.mounts)):
         yield Problem(later.path, f"{later.target} is where the container has {earlier.source} already")
-
-
-def _image_problems(job: JobSpec, options: DockerOptions) -> Iterator[Problem]:
-    if job.environment is None:
-        if options.image is None:
-            hint = 'set environment.kind = "image", or this option where the job has no environment'
-            yield Problem("cluster.options.image", "cluster `docker` runs images, and the job names none", hint)
-    elif job.environment.kind != "image":
-        message = f"cluster `docker` runs images, got {job.environment.kind!r}"
-        yield Problem("environment.kind", message, 'set environment.kind = "image"')
-    elif options.image is not None:
-        yield Problem("cluster.options.image", "the experiment's environment says the image", "remove this option")
 
 
 def _node_problems(job: JobSpec, options: DockerOptions) -> Iterator[Problem]:
@@ -187,16 +171,7 @@ def _node_problems(job: JobSpec, options: DockerOptions) -> Iterator[Problem]:
 
 
 def _variable_problems(job: JobSpec) -> Iterator[Problem]:
+    yield from variable_problems(job, "container", TOLD_VARIABLES.__contains__)
     for section, variables in (("cluster.environment", job.variables), ("cluster.secrets", job.secrets)):
-        for name, value in variables.items():
-            if not _VARIABLE.fullmatch(name):
-                allowed = "letters, digits and `_`, no digit first"
-                yield Problem(section, f"no container can have a variable called {name!r}", f"a name has {allowed}")
-            elif name in start_program.RESERVED_NAMES:
-                yield Problem(f"{section}.{name}", "a shell keeps this variable for itself", "choose another name")
-            elif name in _OWN_VARIABLES:
-                yield Problem(f"{section}.{name}", "the cluster itself says this to the job", "choose another name")
-            elif "\0" in value:
-                yield Problem(f"{section}.{name}", "a value cannot hold a NUL character")
-    for name in sorted(job.variables.keys() & job.secrets.keys()):
-        yield Problem(f"cluster.secrets.{name}", "is a plain variable too", f"remove {name} from cluster.environment")
+        for name in sorted(variables.keys() & start_program.RESERVED_NAMES):
+            yield Problem(f"{section}.{name}", "a shell keeps this variable for itself", "choose another name")

@@ -18,12 +18,11 @@ from tunewright.clusters.kubernetes.rendering import main_object, service
 from tunewright.clusters.kubernetes.yaml_text import yaml_text
 from tunewright.contracts.errors import InvalidExperiment, Problem
 from tunewright.contracts.files import json_text
+from tunewright.contracts.job_problems import TOLD_VARIABLES, argument_problems, image_problems, variable_problems
 from tunewright.contracts.jobs import JobSpec, PlannedFile, SubmissionPlan
 
 PLAN_FILE = "kubernetes.json"
 SERVICE_FILE = "service.yaml"
-_OWN_VARIABLES = ("TUNEWRIGHT_ATTEMPT", "TUNEWRIGHT_NODE_RANK", "TUNEWRIGHT_MASTER_ADDRESS", "TUNEWRIGHT_MASTER_PORT")
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _ANNOTATION_BYTES = 128 << 10  # annotations may have 256 KiB, a variable of a process 128 KiB
 _MOST_RETRIES = 1000
 
@@ -54,10 +53,8 @@ def _what_the_client_needs(job: JobSpec, options: KubernetesOptions) -> dict[str
 
 def _problems(job: JobSpec, options: KubernetesOptions) -> Iterator[Problem]:
     yield from _image_problems(job, options)
-    for number, argument in enumerate(job.command):
-        if "\0" in argument:
-            yield Problem(f"command[{number}]", f"an argument cannot hold a NUL character, got {argument!r}")
-    yield from _variable_problems(job)
+    yield from argument_problems(job)
+    yield from variable_problems(job, "pod", _is_own)
     yield from _secret_problems(job, options)
     if not job.run_dir.startswith("/"):
         yield Problem("run", f"the run's directory must be absolute, got {job.run_dir!r}")
@@ -68,31 +65,13 @@ def _problems(job: JobSpec, options: KubernetesOptions) -> Iterator[Problem]:
 
 
 def _image_problems(job: JobSpec, options: KubernetesOptions) -> Iterator[Problem]:
-    if job.environment is None:
-        if options.image is None:
-            hint = 'set environment.kind = "image", or this option where the job has no environment'
-            yield Problem("cluster.options.image", "cluster `kubernetes` runs images, and the job names none", hint)
-    elif job.environment.kind != "image":
-        message = f"cluster `kubernetes` runs images, got {job.environment.kind!r}"
-        yield Problem("environment.kind", message, 'set environment.kind = "image"')
-    elif options.image is not None:
-        yield Problem("cluster.options.image", "the experiment's environment says the image", "remove this option")
+    yield from image_problems(job, "kubernetes", options.image)
     if re.search(r"\s", image_of(job, options)):
         yield Problem("cluster.options.image", f"an image's name has no white space, got {image_of(job, options)!r}")
 
 
-def _variable_problems(job: JobSpec) -> Iterator[Problem]:
-    for section, variables in (("cluster.environment", job.variables), ("cluster.secrets", job.secrets)):
-        for name, value in variables.items():
-            if not _VARIABLE.fullmatch(name):
-                allowed = "letters, digits and `_`, no digit first"
-                yield Problem(section, f"no pod can have a variable called {name!r}", f"a name has {allowed}")
-            elif name in _OWN_VARIABLES or name.startswith("TUNEWRIGHT_START"):
-                yield Problem(f"{section}.{name}", "the cluster itself says this to the job", "choose another name")
-            elif "\0" in value:
-                yield Problem(f"{section}.{name}", "a value cannot hold a NUL character")
-    for name in sorted(job.variables.keys() & job.secrets.keys()):
-        yield Problem(f"cluster.secrets.{name}", "is a plain variable too", f"remove {name} from cluster.environment")
+def _is_own(variable: str) -> bool:
+    return variable in TOLD_VARIABLES or variable.startswith("TUNEWRIGHT_START")
 
 
 def _secret_problems(job: JobSpec, options: KubernetesOptions) -> Iterator[Problem]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from tunewright.clusters.local.options import LocalOptions
 from tunewright.contracts.errors import InvalidExperiment, Problem
 from tunewright.contracts.files import json_text
+from tunewright.contracts.job_problems import argument_problems, variable_problems
 from tunewright.contracts.jobs import JobSpec, PlannedFile, SubmissionPlan
 
 PLAN_FILE = "process.json"
@@ -31,14 +32,5 @@ def plan_process(job: JobSpec, options: LocalOptions) -> SubmissionPlan:
 def _problems(job: JobSpec) -> Iterator[Problem]:
     if job.resources.nodes != 1:
         yield Problem("cluster.nodes", f"cluster `local` runs one node, got {job.resources.nodes}")
-    for number, argument in enumerate(job.command):
-        if "\0" in argument:
-            yield Problem(f"command[{number}]", f"an argument cannot hold a NUL character, got {argument!r}")
-    for section, variables in (("cluster.environment", job.variables), ("cluster.secrets", job.secrets)):
-        for name, value in variables.items():
-            if not name or "=" in name or "\0" in name:
-                yield Problem(section, f"no process can have a variable called {name!r}", "a name has no `=` in it")
-            elif "\0" in value:
-                yield Problem(f"{section}.{name}", "a value cannot hold a NUL character")
-    for name in sorted(job.variables.keys() & job.secrets.keys()):
-        yield Problem(f"cluster.secrets.{name}", "is a plain variable too", f"remove {name} from cluster.environment")
+    yield from argument_problems(job)
+    yield from variable_problems(job, "process", only_plain_names=False)

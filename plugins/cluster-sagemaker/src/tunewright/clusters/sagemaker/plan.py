@@ -15,6 +15,7 @@ from tunewright.clusters.sagemaker.options import Channel, SageMakerOptions
 from tunewright.clusters.sagemaker.start_program import BOOT, SOURCE, in_pieces
 from tunewright.contracts.errors import InvalidExperiment, Problem
 from tunewright.contracts.files import json_text
+from tunewright.contracts.job_problems import TOLD_VARIABLES, argument_problems, image_problems, variable_problems
 from tunewright.contracts.jobs import JobSpec, PlannedFile, SubmissionPlan
 from tunewright.contracts.spec import canonical_json, digest_of
 
@@ -25,7 +26,6 @@ _KEY_DIGITS = 16
 _NAME_CHARACTERS = 63
 _MAX_HYPERPARAMETERS = 100
 _MAX_RETRIES = 30
-_OWN_VARIABLES = ("TUNEWRIGHT_ATTEMPT", "TUNEWRIGHT_NODE_RANK", "TUNEWRIGHT_MASTER_ADDRESS", "TUNEWRIGHT_MASTER_PORT")
 _IN_A_REGISTRY = re.compile(r"[^/@]+\.[^/@]+/[^@]+@sha256:[0-9a-f]{64}")
 
 
@@ -171,44 +171,22 @@ def _channel(channel: Channel) -> dict[str, Any]:
 
 def _problems(job: JobSpec, options: SageMakerOptions) -> Iterator[Problem]:
     yield from _image_problems(job, options)
-    for number, argument in enumerate(job.command):
-        if "\0" in argument:
-            yield Problem(f"command[{number}]", f"an argument cannot hold a NUL character, got {argument!r}")
-    yield from _variable_problems(job)
+    yield from argument_problems(job)
+    yield from variable_problems(job, "process", TOLD_VARIABLES.__contains__, only_plain_names=False)
     yield from _place_problems(job, options)
     if job.max_retries > _MAX_RETRIES:
         yield Problem("cluster.max_retries", f"SageMaker allows 0 to {_MAX_RETRIES}, got {job.max_retries}")
 
 
 def _image_problems(job: JobSpec, options: SageMakerOptions) -> Iterator[Problem]:
-    if job.environment is None:
-        if options.image is None:
-            hint = 'set environment.kind = "image", or this option where the job has no environment'
-            yield Problem("cluster.options.image", "cluster `sagemaker` runs images, and the job names none", hint)
-    elif job.environment.kind != "image":
-        message = f"cluster `sagemaker` runs images, got {job.environment.kind!r}"
-        yield Problem("environment.kind", message, 'set environment.kind = "image"')
-    elif options.image is not None:
-        yield Problem("cluster.options.image", "the experiment's environment says the image", "remove this option")
-    elif not _IN_A_REGISTRY.fullmatch(job.environment.reference) or len(job.environment.reference) > 255:
-        message = f"SageMaker pulls images from a registry, got {job.environment.reference!r}"
+    yield from image_problems(job, "sagemaker", options.image)
+    reference = job.environment.reference if job.environment and job.environment.kind == "image" else None
+    if reference is not None and not (_IN_A_REGISTRY.fullmatch(reference) and len(reference) <= 255):
+        message = f"SageMaker pulls images from a registry, got {reference!r}"
         hint = (
             "push it to ECR, and name it ACCOUNT.dkr.ecr.REGION.amazonaws.com/NAME@sha256:..., 255 characters at most"
         )
         yield Problem("environment.image", message, hint)
-
-
-def _variable_problems(job: JobSpec) -> Iterator[Problem]:
-    for section, variables in (("cluster.environment", job.variables), ("cluster.secrets", job.secrets)):
-        for name, value in variables.items():
-            if not name or "=" in name or "\0" in name:
-                yield Problem(section, f"no process can have a variable called {name!r}", "a name has no `=` in it")
-            elif name in _OWN_VARIABLES:
-                yield Problem(f"{section}.{name}", "the cluster itself says this to the job", "choose another name")
-            elif "\0" in value:
-                yield Problem(f"{section}.{name}", "a value cannot hold a NUL character")
-    for name in sorted(job.variables.keys() & job.secrets.keys()):
-        yield Problem(f"cluster.secrets.{name}", "is a plain variable too", f"remove {name} from cluster.environment")
 
 
 def _place_problems(job: JobSpec, options: SageMakerOptions) -> Iterator[Problem]:

@@ -16,13 +16,13 @@ from typing import Any
 from tunewright.clusters.slurm.options import SlurmOptions
 from tunewright.contracts.errors import InvalidExperiment, Problem
 from tunewright.contracts.files import json_text
+from tunewright.contracts.job_problems import TOLD_VARIABLES, argument_problems, variable_problems
 from tunewright.contracts.jobs import JobSpec, PlannedFile, SubmissionPlan
 
 SCRIPT_FILE = "job.sbatch"
 PLAN_FILE = "slurm.json"
 NAME, AFTER = "<name>", "<after>"
 
-_OWN_VARIABLES = ("TUNEWRIGHT_ATTEMPT", "TUNEWRIGHT_NODE_RANK", "TUNEWRIGHT_MASTER_ADDRESS", "TUNEWRIGHT_MASTER_PORT")
 _PROGRAMS = resources.files("tunewright.clusters.slurm.programs")
 # Read when this module is imported: planning itself opens no file.
 _BATCH_PROGRAM, _NODE_PROGRAM = (
@@ -231,16 +231,5 @@ def _problems(job: JobSpec) -> Iterator[Problem]:
     if set("\\%\n") & set(job.run_dir):
         message = f"Slurm reads `%` and `\\` in names of files as its own, got {job.run_dir!r}"
         yield Problem("TUNEWRIGHT_HOME", message, "choose a directory without them")
-    for number, argument in enumerate(job.command):
-        if "\0" in argument:
-            yield Problem(f"command[{number}]", f"an argument cannot hold a NUL character, got {argument!r}")
-    for section, variables in (("cluster.environment", job.variables), ("cluster.secrets", job.secrets)):
-        for name, value in variables.items():
-            if not name or "=" in name or "\0" in name:
-                yield Problem(section, f"no process can have a variable called {name!r}", "a name has no `=` in it")
-            elif name in _OWN_VARIABLES:
-                yield Problem(f"{section}.{name}", "the cluster itself says this to the job", "choose another name")
-            elif "\0" in value:
-                yield Problem(f"{section}.{name}", "a value cannot hold a NUL character")
-    for name in sorted(job.variables.keys() & job.secrets.keys()):
-        yield Problem(f"cluster.secrets.{name}", "is a plain variable too", f"remove {name} from cluster.environment")
+    yield from argument_problems(job)
+    yield from variable_problems(job, "process", TOLD_VARIABLES.__contains__, only_plain_names=False)
