@@ -24,7 +24,7 @@ def argument_problems(job: JobSpec) -> Iterator[Problem]:
 
 
 def variable_problems(
-    job: JobSpec, holder: str, is_own: Callable[[str], bool] = lambda name: False, only_plain_names: bool = True
+    job: JobSpec, holder: str, is_own: Callable[[str], bool] | None = None, only_plain_names: bool = True
 ) -> Iterator[Problem]:
     """What is wrong with plain variables and with those of secrets.
 
@@ -36,7 +36,7 @@ def variable_problems(
         for name, value in variables.items():
             if not _is_name(name, only_plain_names):
                 yield Problem(section, f"no {holder} can have a variable called {name!r}", f"a name has {allowed}")
-            elif is_own(name):
+            elif is_own is not None and is_own(name):
                 yield Problem(f"{section}.{name}", "the cluster itself says this to the job", "choose another name")
             elif "\0" in value:
                 yield Problem(f"{section}.{name}", "a value cannot hold a NUL character")
