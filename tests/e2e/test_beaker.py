@@ -58,7 +58,11 @@ def test_a_preempted_run_goes_on_to_the_bytes_of_this_machine(
     process = project.start(
         LAUNCHER, *arguments, "--name", "beaker-preempted", "--json", stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
-    project.wait_for_step("beaker-preempted", 4)
+    try:
+        project.wait_for_step("beaker-preempted", 4, timeout_seconds=120)
+    except AssertionError:
+        process.terminate()
+        raise AssertionError(process.communicate()) from None
     beaker.preempt(newest_job(beaker, project, "beaker-preempted"))
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, f"{out}\n{err}"

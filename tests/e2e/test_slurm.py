@@ -32,8 +32,10 @@ def test_two_nodes_of_slurm_give_a_model_and_a_log_each(slurm: SlurmCluster, pro
     assert launched["state"] == "SUCCEEDED"
     assert project.metrics("slurm-two")[-1]["step"] == 8
     assert project.model_bytes("slurm-two")
+    logs = project.run_dir("slurm-two") / "logs"
     for replica in (0, 1):
-        assert project.launcher("logs", "slurm-two", "--replica", str(replica)).stdout
+        shown = project.launcher("logs", "slurm-two", "--replica", str(replica)).stdout
+        assert shown.encode() == (logs / f"replica-{replica}.log").read_bytes()
 
 
 def test_a_run_whose_node_dies_goes_on_on_another_to_the_same_bytes(
@@ -61,7 +63,7 @@ def test_a_sweep_of_four_is_one_array_with_a_table_of_results(slurm: SlurmCluste
     out = project.launcher("sweep", EXAMPLE, *steps, "--grid", grid, "--name", "slurm-sweep", "--json").stdout
     swept = json.loads(out.splitlines()[-1])
     assert [row["state"] for row in swept["runs"]] == ["SUCCEEDED"] * 4
-    assert [row["point"]["training.learning_rate"] for row in swept["runs"]] == ["1e-4", "3e-4", "1e-3", "3e-3"]
+    assert [row["point"]["training.learning_rate"] for row in swept["runs"]] == [1e-4, 3e-4, 1e-3, 3e-3]
     assert swept["best"] in {row["run"] for row in swept["runs"]}
     ids = [json.loads((project.run_dir(row["run"]) / "handle.json").read_text())["native_id"] for row in swept["runs"]]
     assert [one.partition("_")[2] for one in ids] == ["0", "1", "2", "3"], "they are not the jobs of one array"
@@ -71,8 +73,9 @@ def test_a_sweep_of_four_is_one_array_with_a_table_of_results(slurm: SlurmCluste
 
 
 def test_train_export_and_evaluate_are_chained_by_slurm_itself(slurm: SlurmCluster, project: Project) -> None:
-    few = ("--set", "stages.0.training.max_steps=2", "--cluster", "slurm", "--name", "slurm-chain")
-    project.launcher("launch", "examples/train-then-evaluate.toml", *few, "--detach")
+    chosen = ("--cluster", "slurm", "--set", "cluster.options.memory_gib=4", "--name", "slurm-chain")
+    few = ("--set", "stages.0.training.max_steps=2")
+    project.launcher("launch", "examples/train-then-evaluate.toml", *chosen, *few, "--detach")
     runs = [project.run_dir(f"slurm-chain-{stage}") for stage in ("train", "export", "evaluate")]
     handles = [json.loads((run / "handle.json").read_text()) for run in runs]
     assert [handle["cluster"] for handle in handles] == ["slurm"] * 3, "not all stages were sent at once"

@@ -117,6 +117,18 @@ def test_a_pods_end(
     assert status.message
 
 
+def test_one_that_only_followed_says_who_failed_where_that_pod_is_gone() -> None:
+    first = {"rank": 1, "exit_code": 7, "signal": None}
+    followed = a_pod("Failed", 0, 0, ended(113, {"lost": "node 1 is gone", "at": 2.0, "first": first}))
+    gone = failed(followed)
+    assert (gone.state, gone.cause, gone.exit_code) == (JobState.FAILED, CauseKind.EXIT, 7)
+    killed = failed(a_pod("Failed", 0, 0, ended(113, {"lost": "x", "first": {"rank": 1, "signal": 9}})))
+    assert (killed.cause, killed.signal, killed.exit_code) == (CauseKind.SIGNAL, 9, None)
+    silent = a_pod("Failed", 0, 0, ended(113, {"lost": "node 1 is gone", "first": None}))
+    assert failed(silent).exit_code == 113
+    assert failed(silent, a_pod("Running", 1)).state is JobState.RUNNING, "who failed is told soon"
+
+
 def test_the_first_of_the_last_attempt_that_failed_by_itself_is_to_blame() -> None:
     pods = [
         a_pod("Failed", 0, 0, ended(5, {"exit_code": 5, "at": 1.0})),

@@ -39,7 +39,7 @@ class DigestMemory:
     def __init__(self, root: Path, is_trusted: bool = True) -> None:
         self._path = root / MEMORY_FILE
         self._scans = root / SCANS_DIRECTORY
-        self._known = self._load() | _SEEN if is_trusted else {}
+        self._known = _SEEN | self._load() if is_trusted else {}
         self._learned: dict[str, tuple[Signature, str]] = {}
         self._scanned: dict[str, tuple[Signature, Scan]] = {}
         self._unsaved: dict[str, Scan] = {}

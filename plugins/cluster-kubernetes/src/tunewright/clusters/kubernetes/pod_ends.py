@@ -34,6 +34,9 @@ class PodEnd:
     is_partner: bool
     """Whether it only followed another one."""
 
+    first: PodEnd | None = None
+    """Of one that followed: how the other one ended, where that had time to say so."""
+
 
 def rank_of(pod: Mapping[str, Any]) -> int:
     """The pod's rank: its completion index."""
@@ -85,7 +88,19 @@ def end_of(pod: Mapping[str, Any]) -> PodEnd | None:
         message=_sentence(pod, terminated, told, cause, signal),
         at_seconds=_moment(told, terminated.get("finishedAt") or _disrupted_at(pod)),
         is_partner=code == PARTNER_LOST and "lost" in told,
+        first=_first(told) if code == PARTNER_LOST else None,
     )
+
+
+def _first(told: Mapping[str, Any]) -> PodEnd | None:
+    """What a pod that followed was told by the one that failed."""
+    first = told.get("first")
+    if not isinstance(first, dict) or not isinstance(first.get("rank"), int):
+        return None
+    code, signal = (value if isinstance(value := first.get(key), int) else None for key in ("exit_code", "signal"))
+    cause = CauseKind.EXIT if signal is None else CauseKind.SIGNAL
+    message = f"ended with exit code {code}" if signal is None else f"killed by signal {signal}"
+    return PodEnd(first["rank"], cause, code, signal, message, 0.0, is_partner=False)
 
 
 def _told(message: str) -> Mapping[str, Any]:

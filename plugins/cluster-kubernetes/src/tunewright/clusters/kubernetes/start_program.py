@@ -86,6 +86,7 @@ class Link:
         self.has_ended_well = False
         self.may_go = start["nodes"] == 1
         self.done: set[str] = set()
+        self.first_end: dict[str, Any] | None = None  # of the node whose end is the others' too, as it told it itself
         self.beaten_at = time.monotonic()
 
     def join(self, attempt: int) -> int:
@@ -167,6 +168,8 @@ class Link:
                     self.done.add(peer.name)
                 elif words == ["go"]:
                     self.may_go = True
+                elif words[:1] == ["ended"] and self.first_end is None:
+                    self.first_end = json.loads(" ".join(words[1:]))
         except LostError:
             if not self.may_go:
                 raise
@@ -180,6 +183,12 @@ class Link:
             for peer in self.peers:
                 peer.send("done")
         self._let_go()
+
+    def tell_end(self, end: dict[str, Any]) -> None:
+        """Say how a command failed: whoever follows may be asked before Kubernetes knows of this pod's end."""
+        self.first_end = self.first_end or end
+        for peer in self.peers:
+            peer.send("ended", json.dumps(self.first_end))
 
     def _let_go(self) -> None:
         if self.rank == 0 and self.has_ended_well and len(self.done) == len(self.peers) and not self.may_go:
@@ -389,10 +398,17 @@ class Pod:
             self.link.end_well()
 
     def _end(self) -> int:
-        self.link.part()
         status = self.status or 0
-        if self.lost and (status == 0 or self._was_ended_by_us(status)):
-            return self._say(PARTNER_LOST, lost=self.lost)
+        is_partner = bool(self.lost) and (status == 0 or self._was_ended_by_us(status))
+        if status and not is_partner:
+            number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
+            code = None if number else os.WEXITSTATUS(status)
+            self.link.tell_end({"rank": self.rank, "exit_code": code, "signal": number})
+        elif is_partner and self.link.first_end:
+            self.link.tell_end(self.link.first_end)  # node 0 knows all, the others only node 0
+        self.link.part()
+        if is_partner:
+            return self._say(PARTNER_LOST, lost=self.lost, first=self.link.first_end)
         if os.WIFSIGNALED(status):
             number = os.WTERMSIG(status)
             return self._say(128 + number, signal=number, told=self.told)

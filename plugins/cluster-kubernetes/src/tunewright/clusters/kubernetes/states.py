@@ -82,6 +82,10 @@ def _failed(job: Document, condition: Document, pods: Sequence[Document], common
     end = first_to_fail(pods)
     if end is None:
         return _failed_unseen(state, condition, common)
+    if end.is_partner and end.first is not None:
+        end = end.first
+    elif end.is_partner and _who_failed_is_to_be_told(pods):
+        return JobStatus(state=JobState.RUNNING, message="a node has failed; its end is not told yet", **common)
     return JobStatus(
         state=state,
         cause=end.cause,
@@ -119,6 +123,12 @@ def first_to_fail(pods: Sequence[Document]) -> PodEnd | None:
     lost = [end for pod in pods if (end := _lost(pod)) and attempt_of(pod) == last]
     latest = [end for attempt, end in ends if attempt == last] + lost
     return min(latest, key=lambda end: (end.is_partner, end.at_seconds, end.rank), default=None)
+
+
+def _who_failed_is_to_be_told(pods: Sequence[Document]) -> bool:
+    """Whether a pod of the last attempt is there whose end no kubelet has told: those that followed may be quicker."""
+    last = max((attempt_of(pod) for pod in pods), default=0)
+    return any(attempt_of(pod) == last and not end_of(pod) and not _lost(pod) for pod in pods)
 
 
 def _lost(pod: Document) -> PodEnd | None:
