@@ -48,11 +48,11 @@ print((time.process_time() - started) * 1000, len(host.clusters), len([one for o
 
 
 def planning_milliseconds(jobs: int, runs: int, cluster: str, options: Sequence[str]) -> list[float]:
-    """CPU milliseconds a job: varying, judging and planning a sweep of learning rates of a checked experiment."""
+    """CPU milliseconds a job: varying and planning a sweep of learning rates of an experiment that is checked."""
     from tunewright.contracts.plugins import PluginHost
     from tunewright.launcher.grid import parse_grid
     from tunewright.launcher.prepare import ExperimentArguments, check_experiments
-    from tunewright.launcher.sweep import judged, plan_points, vary
+    from tunewright.launcher.sweep import plan_points, vary
 
     arguments = ExperimentArguments(EXPERIMENT, cluster=cluster, assignments=tuple(options), allow_dirty=True)
     axes = parse_grid([f"training.learning_rate={','.join(f'{number}e-6' for number in range(1, jobs + 1))}"])
@@ -60,7 +60,7 @@ def planning_milliseconds(jobs: int, runs: int, cluster: str, options: Sequence[
     found = []
     for _ in range(runs + 1):  # the first builds the types
         started = time.process_time()
-        planned = plan_points(judged(vary(base, axes)), "benchmark")
+        planned = plan_points(vary(base, axes), "benchmark")
         found.append((time.process_time() - started) * 1000 / jobs)
         assert len({one.submission.model_dump_json() for one in planned}) == jobs, "two jobs have one plan"
     return found[1:]
