@@ -33,7 +33,7 @@ from tunewright.contracts.hookspecs import hookimpl
 @hookimpl
 def tunewright_provide_environment(environment):
     return EnvironmentRef(
-        kind="pex", key="e2e", reference="the PEX of the tests", command=({python!r}, {trainer!r}),
+        kind="pex", key="e2e", reference={reference!r}, command=({python!r}, {trainer!r}),
         variables={{"PEX_ROOT": {pex_root!r}, "OMP_NUM_THREADS": "1"}}, sha256="0" * 64, lock_digest="1" * 64,
     )
 """
@@ -131,8 +131,12 @@ def pex_root() -> str:
     return str(Path(cache) / "tunewright" / "e2e-pex-root")
 
 
-def make_project(directory: Path) -> Project:
-    """A committed checkout of the examples, with the plugin that provides the trainer's PEX."""
+def make_project(directory: Path, reference: str = "the PEX of the tests") -> Project:
+    """A committed checkout of the examples, with the plugin that provides the trainer's PEX.
+
+    `reference`: where it says that this is. A cluster that asks what its nodes see wants the path; `verify` would find
+    that the digest is another.
+    """
     root = directory / "project"
     root.mkdir()
     shutil.copytree(EXAMPLES, root / "examples")
@@ -140,6 +144,6 @@ def make_project(directory: Path) -> Project:
     identity = ["-c", "user.name=Test", "-c", "user.email=test@example.invalid"]
     for command in (["init", "--quiet"], ["add", "--all"], [*identity, "commit", "--quiet", "-m", "examples"]):
         subprocess.run(["git", *command], cwd=root, check=True)
-    source = PROVIDER.format(trainer=str(TRAINER), python=sys.executable, pex_root=pex_root())
+    source = PROVIDER.format(reference=reference, trainer=str(TRAINER), python=sys.executable, pex_root=pex_root())
     wheel = make_wheel(directory, "e2e-provider", "e2e-provider", "e2e_provider", source)
     return Project(root, directory / "home", (wheel,))

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from servers.beaker_emulator import beaker_client, beaker_emulator
 
-from e2e.packaged import LAUNCHER, SHORT, TRAINER, Project, pex_root
+from e2e.packaged import LAUNCHER, SHORT, TRAINER, Project, make_project, pex_root
 from tunewright.beaker_emulator.starting import RunningEmulator
 
 pytestmark = pytest.mark.timeout(600)
@@ -29,6 +29,12 @@ def beaker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningEmulator
             image = client.image.http_request("images", method="POST", query={"name": "python"}, data=data).json()
             client.image.http_request(f"images/{image['id']}", method="PATCH", data={"commit": True})
         yield running
+
+
+@pytest.fixture(scope="module")
+def mounted(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project whose PEX has a place, which can be mounted."""
+    return make_project(tmp_path_factory.mktemp("mounted"), reference=str(TRAINER))
 
 
 def options(project: Project) -> list[str]:
@@ -52,19 +58,19 @@ def newest_job(running: RunningEmulator, project: Project, run: str) -> str:
 
 
 def test_a_preempted_run_goes_on_to_the_bytes_of_this_machine(
-    beaker: RunningEmulator, project: Project, quickstart: dict[str, Any]
+    beaker: RunningEmulator, mounted: Project, project: Project, quickstart: dict[str, Any]
 ) -> None:
-    arguments = ["launch", "examples/quickstart.toml", "--cluster", "beaker", *options(project), *SHORT]
-    process = project.start(
+    arguments = ["launch", "examples/quickstart.toml", "--cluster", "beaker", *options(mounted), *SHORT]
+    process = mounted.start(
         LAUNCHER, *arguments, "--name", "beaker-preempted", "--json", stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
     try:
-        project.wait_for_step("beaker-preempted", 4, timeout_seconds=120)
+        mounted.wait_for_step("beaker-preempted", 4, timeout_seconds=120)
     except AssertionError:
         process.terminate()
         raise AssertionError(process.communicate()) from None
-    beaker.preempt(newest_job(beaker, project, "beaker-preempted"))
+    beaker.preempt(newest_job(beaker, mounted, "beaker-preempted"))
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, f"{out}\n{err}"
-    assert json.loads(project.launcher("status", "beaker-preempted", "--json").stdout)["attempt"] == 1
-    assert project.model_bytes("beaker-preempted") == project.model_bytes("quickstart")
+    assert json.loads(mounted.launcher("status", "beaker-preempted", "--json").stdout)["attempt"] == 1
+    assert mounted.model_bytes("beaker-preempted") == project.model_bytes("quickstart")

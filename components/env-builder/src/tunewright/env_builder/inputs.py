@@ -36,6 +36,7 @@ DECIDING_PATHS = (
     "3rdparty",
     "components/contracts",
     "components/trainer",
+    "plugins/notify-webhook",
     "trainers",
 )
 """Everything Pants reads to make it. Prose (`*.md`) below them decides nothing."""

@@ -25,7 +25,7 @@ _ALWAYS = (
     "images/BUILD",
     "images/unpack.py",
 )
-_TRAINER_CODE = ("components/contracts", "components/trainer", "trainers")
+_TRAINER_CODE = ("components/contracts", "components/trainer", "plugins/notify-webhook", "trainers")
 _ALL_CODE = ("components", "plugins", "trainers")
 _CODE = {"trainer-cpu": _TRAINER_CODE, "trainer-cuda": _TRAINER_CODE, "offline": _TRAINER_CODE, "inference": ()}
 _RESOLVES = {"launcher": "tools", "dataset-cacher": "tools", "trainer-cuda": "train-cuda"}
