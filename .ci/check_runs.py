@@ -14,8 +14,9 @@ def read(path: Path) -> Any:
 
 
 def losses(run: Path) -> list[float]:
-    """The logged losses of a run."""
-    return [json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    """The logged losses of a run. Lines of evaluations have another one."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [line["loss"] for line in lines if "loss" in line]
 
 
 def mean(values: list[float]) -> float:
