@@ -47,8 +47,8 @@ print((time.process_time() - started) * 1000, len(host.clusters), len([one for o
 """
 
 
-def planning_milliseconds(jobs: int, runs: int, cluster: str, options: Sequence[str]) -> list[float]:
-    """CPU milliseconds a job: varying and planning a sweep of learning rates of an experiment that is checked."""
+def planner(jobs: int, cluster: str, options: Sequence[str]) -> Callable[[], float]:
+    """Checks the experiment once. Each call varies and plans a sweep of learning rates: CPU milliseconds a job."""
     from tunewright.contracts.plugins import PluginHost
     from tunewright.launcher.grid import parse_grid
     from tunewright.launcher.prepare import ExperimentArguments, check_experiments
@@ -57,13 +57,16 @@ def planning_milliseconds(jobs: int, runs: int, cluster: str, options: Sequence[
     arguments = ExperimentArguments(EXPERIMENT, cluster=cluster, assignments=tuple(options), allow_dirty=True)
     axes = parse_grid([f"training.learning_rate={','.join(f'{number}e-6' for number in range(1, jobs + 1))}"])
     (base,) = check_experiments(arguments, PluginHost.discover())
-    found = []
-    for _ in range(runs + 1):  # the first builds the types
+
+    def measure() -> float:
         started = time.process_time()
         planned = plan_points(vary(base, axes), "benchmark")
-        found.append((time.process_time() - started) * 1000 / jobs)
+        spent = (time.process_time() - started) * 1000 / jobs
         assert len({one.submission.model_dump_json() for one in planned}) == jobs, "two jobs have one plan"
-    return found[1:]
+        return spent
+
+    measure()  # the first builds the types
+    return measure
 
 
 def slurm_calls(jobs: int) -> dict[str, Any]:
@@ -137,7 +140,7 @@ def targets_of(report: Mapping[str, Any]) -> list[tuple[str, float, str, bool]]:
     return [(what, round(value, 3), f"<= {limit}", value <= limit) for what, value, limit in rows]
 
 
-def interleaved(runs: int, **measures: Callable[[], float]) -> dict[str, float]:
+def interleaved(runs: int, measures: Mapping[str, Callable[[], float]]) -> dict[str, float]:
     """The median of each."""
     found: dict[str, list[float]] = {name: [] for name in measures}
     for _ in range(runs):
@@ -155,13 +158,8 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
     arguments = parser.parse_args()
     clusters = {"local": (), "slurm": ("cluster.options.partition=gpu",)}
-    planning = interleaved(
-        arguments.runs,
-        **{
-            name: lambda name=name, options=options: planning_milliseconds(arguments.jobs, 1, name, options)[0]
-            for name, options in clusters.items()
-        },
-    )
+    planners = {name: planner(arguments.jobs, name, options) for name, options in clusters.items()}
+    planning = interleaved(arguments.runs, planners)
     report = {
         "jobs": arguments.jobs,
         "planning_milliseconds_a_job": planning,
