@@ -1,4 +1,4 @@
-"""The quickstart on a real Slurm, by the packaged launcher: on one node and on two, and with a node that dies."""
+"""A real Slurm, by the packaged launcher: one node and two, a node that dies, a sweep, a chain, too little memory."""
 
 from __future__ import annotations
 
@@ -85,3 +85,15 @@ def test_train_export_and_evaluate_are_chained_by_slurm_itself(slurm: SlurmClust
     assert [row["state"] for row in waited["runs"]] == ["SUCCEEDED"] * 3
     measured = json.loads((runs[2] / "evaluation.json").read_text())
     assert measured["metrics"]["loss"] > 0 and measured["metrics"]["exact_match"] is not None
+
+
+def test_a_run_out_of_memory_ends_with_that_as_its_cause(slurm: SlurmCluster, project: Project) -> None:
+    if not slurm.has_memory_limits:
+        pytest.skip("no control group can bound a job's memory here")
+    little = ("--set", "cluster.options.memory_gib=0.2", "--set", "cluster.max_retries=0", "--name", "slurm-greedy")
+    launched = project.launch(EXAMPLE, *SHORT, *little, expect=137)
+    assert (launched["state"], launched["cause"], launched["exit_code"]) == ("FAILED", "out_of_memory", 137)
+    assert "out of memory on node n" in launched["message"]
+    shown = project.launcher("status", "slurm-greedy").stdout.splitlines()
+    assert [line.split()[-1] for line in shown if line.startswith(("state", "cause"))] == ["FAILED", "out_of_memory"]
+    assert "failed (out of memory)" in project.launcher("wait", "slurm-greedy", expect=137).stdout

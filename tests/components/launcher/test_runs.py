@@ -145,6 +145,21 @@ def test_events_are_told_with_time_and_cause(project: Project) -> None:
     assert "FAILED (exit)" in project.launcher("events", "count").out.splitlines()[-1]
 
 
+@pytest.mark.parametrize("command", ["status", "list", "events", "wait"])
+def test_the_end_of_a_job_that_was_killed_with_nobody_there_is_told_once_by_who_asks_first(
+    project: Project, command: str
+) -> None:
+    killed = ("training.options.mode=killed", "training.options.stop_at_step=1")
+    project.launcher("launch", "count.toml", *(word for one in killed for word in ("--set", one)), "--detach")
+    wait_until(lambda: list(project.run().glob("yard/*/end")), "the job's end")
+    assert [line.split()[0] for line in project.heard()] == ["submitted"]
+    project.launcher(*([command] if command == "list" else [command, "count"]), expect=137 if command == "wait" else 0)
+    assert project.heard()[1:] == ["finished count FAILED"]
+    project.launcher("wait", "count", expect=137)
+    project.launcher("status", "count")
+    assert project.heard()[1:] == ["finished count FAILED"]
+
+
 def test_runs_are_found_from_a_directory_inside_the_project(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TUNEWRIGHT_HOME", str(project.root / ".tunewright"))
     project.launcher("launch", "count.toml")

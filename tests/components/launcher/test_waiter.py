@@ -13,10 +13,12 @@ from pathlib import Path
 
 import pytest
 
+from components.launcher.conftest import install
 from components.launcher.project import FAILING, Project, wait_until
 from tunewright.contracts.errors import Unavailable
 from tunewright.contracts.status import CauseKind, JobState, JobStatus
 from tunewright.launcher.batch import Batch, Member, decide, exit_code_of
+from tunewright.launcher.program_copy import copy_program
 from tunewright.launcher.waiter import start_waiter
 
 pytestmark = pytest.mark.timeout(180)
@@ -32,6 +34,23 @@ name = "second"
 name = "third"
 """
 SLOW_FIRST = ("--set", "stages.0.training.options.pause_seconds=0.2")
+
+# A plugin of somebody else's, which needs another module no sooner than it sends a job.
+LATE = """
+from components.launcher.stranger import Yard, YardOptions
+from tunewright.contracts.clusters import Capability, ClusterInfo
+from tunewright.contracts.hookspecs import hookimpl
+
+class Late(Yard):
+    def submit(self, plan, key):
+        import late_words
+        return super().submit(plan, key).model_copy(update={"cluster": late_words.NAME})
+
+@hookimpl
+def tunewright_register_clusters(register):
+    pex_only = frozenset({Capability.PEX})
+    register.add(ClusterInfo("late", "a yard that is late", f"{__name__}:Late", YardOptions, 1, pex_only))
+"""
 FAILING_SECOND = tuple(part.replace("training", "stages.1.training") for part in FAILING)
 
 
@@ -84,7 +103,8 @@ def test_the_waiter_outlives_the_place_its_launcher_ran_from(stages: Project, tm
         shutil.copytree(place, sandbox / "tunewright", dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
     ours = [str(Path(place).parent) for place in places]
     path = [str(sandbox), *(entry for entry in sys.path if entry not in ours)]
-    variables = {"PYTHONPATH": os.pathsep.join(path), "PEX_EXTRA_SYS_PATH": str(sandbox), "PANTS_VERSION": "2.17.1"}
+    pants = {"PANTS_VERSION": "2.17.1", "_PANTS_SERVER_EXE": "pants", "PANTSD_REQUEST_TIMEOUT_LIMIT": "60"}
+    variables = {"PYTHONPATH": os.pathsep.join(path), "PEX_EXTRA_SYS_PATH": str(sandbox), **pants}
     call = "import sys, tunewright.launcher.cli as cli; print(cli.__file__, file=sys.stderr); cli.main()"
     command = [sys.executable, "-c", call, "launch", "stages.toml", *SLOW_FIRST, "--detach"]
     done = subprocess.run(
@@ -94,11 +114,57 @@ def test_the_waiter_outlives_the_place_its_launcher_ran_from(stages: Project, tm
     shutil.rmtree(sandbox)
     waiter = waiter_of(stages)
     environment = Path(f"/proc/{waiter}/environ").read_bytes()
-    assert b"PANTS_" not in environment and b"PEX" not in environment
+    assert b"PANTS" not in environment and b"PEX" not in environment
     assert os.getsid(waiter) == waiter
     assert stages.launcher("wait", "count").out.count("succeeded") == 3
     log = (stages.home / "pipelines" / "count" / "waiter.log").read_text()
     assert "Traceback" not in log, log
+
+
+def pex_cache(directory: Path) -> Path:
+    """A cache as a PEX has it: links to every third-party package that is loaded here, and a late plugin."""
+    packages = install(directory / "venv" / "site-packages", "late", "late_yard")
+    (packages / "late_yard.py").write_text(LATE)
+    (packages / "late_words.py").write_text("NAME = 'late'")
+    for entry in (Path(entry) for entry in sys.path if "site-packages" in entry):
+        for name in {name.partition(".")[0] for name in sys.modules}:
+            for found in (entry / name, entry / f"{name}.py"):
+                if found.exists() and not (packages / found.name).exists():
+                    (packages / found.name).symlink_to(found)
+    return packages
+
+
+def test_the_waiter_outlives_the_temporary_cache_of_the_pex_its_launcher_ran_from(
+    stages: Project, tmp_path: Path
+) -> None:
+    """`PEX_ROOT=$(mktemp -d)`: third-party packages lie in the cache. Some of them are imported late."""
+    cache = tmp_path / "pex-root"
+    ours = [entry for entry in sys.path if "site-packages" not in entry]
+    path = os.pathsep.join([*ours, str(pex_cache(cache))])
+    variables = {"PYTHONPATH": path, "PEX": "launcher.pex", "TMPDIR": str(tmp_path)}
+    call = "import click, sys, tunewright.launcher.cli as cli; print(click.__file__, file=sys.stderr); cli.main()"
+    command = [sys.executable, "-S", "-c", call, "launch", "stages.toml", *SLOW_FIRST, "--cluster", "late", "--detach"]
+    done = subprocess.run(
+        command, cwd=stages.root, env={**os.environ, **variables}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0 and str(cache) in done.stderr, done.stderr
+    shutil.rmtree(cache)
+    directory = stages.home / "pipelines" / "count"
+    waiter = waiter_of(stages)
+    wait_until(lambda: not Path(f"/proc/{waiter}").exists(), "the waiter's end")
+    log = (directory / "waiter.log").read_text()
+    assert log.count("succeeded") >= 3 and "Traceback" not in log, log
+    assert stages.json("count-third", "handle.json")["cluster"] == "late"
+    assert not (directory / "program").exists()
+
+
+def test_packages_that_stay_are_not_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PEX", "launcher.pex")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    program = copy_program(tmp_path)
+    assert program.python == sys.executable
+    assert program.path[1:] == tuple(dict.fromkeys(entry for entry in sys.path if entry))
+    assert (tmp_path / "program" / "tunewright").is_dir() and not (tmp_path / "program" / ".packages").exists()
 
 
 def test_a_waiter_is_not_started_twice_and_a_new_one_takes_the_place_of_one_that_died(stages: Project) -> None:

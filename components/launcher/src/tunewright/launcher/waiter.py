@@ -7,16 +7,13 @@ sources ends with the command, a checkout may be switched to another commit, a w
 from __future__ import annotations
 
 import contextlib
-import importlib
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from importlib import metadata
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,21 +21,18 @@ import click
 
 from tunewright.contracts.errors import TunewrightError, Unavailable
 from tunewright.contracts.files import write_json_atomically
-from tunewright.contracts.plugins import ENTRY_POINT_GROUP
 from tunewright.contracts.timestamps import utc_now
 from tunewright.launcher.batch import Batch, read_batch
+from tunewright.launcher.program_copy import copy_program, remove_program
 from tunewright.launcher.run_store import read_json
 
 WAITER_FILE = "waiter.json"
 LOG_FILE = "waiter.log"
-_PROGRAM = "program"
-_NAMESPACE = "tunewright"
 _START_TIMEOUT_SECONDS = 30.0
 _TURN_TIMEOUT_SECONDS = 20.0
-_DISTRIBUTION_FILES = ("METADATA", "entry_points.txt", "COMMIT")
 
 # What makes our own Python start as it did, and would make another one start wrong.
-_PROGRAM_VARIABLES = ("PANTS_", "PEX", "_PEX", "__PEX", "PYTHON", "VIRTUAL_ENV", "PYENV_")
+_PROGRAM_VARIABLES = ("PANTS_", "_PANTS", "PANTSD_", "PEX", "_PEX", "__PEX", "PYTHON", "VIRTUAL_ENV", "PYENV_")
 
 _BOOT = """\
 import json, sys
@@ -57,10 +51,10 @@ def start_waiter(batch: Batch) -> None:
 
     if is_somebodys_turn(batch.directory):
         return
-    program = _copy_program(batch.directory)
+    program = copy_program(batch.directory)
     (batch.directory / WAITER_FILE).unlink(missing_ok=True)
-    path = json.dumps([str(program), *(entry for entry in sys.path if entry)])
-    command = [_interpreter(), "-I", "-X", "utf8", "-c", _BOOT, path, str(batch.home), batch.kind, batch.name]
+    path = json.dumps(program.path)
+    command = [program.python, "-I", "-X", "utf8", "-c", _BOOT, path, str(batch.home), batch.kind, batch.name]
     with (batch.directory / LOG_FILE).open("ab") as log:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=batch.home, env=_variables(batch.home),
@@ -68,11 +62,6 @@ def start_waiter(batch: Batch) -> None:
         )  # fmt: skip
     _wait_for_first_word(batch, process)
     click.echo(f"{batch.kind} {batch.name}: a waiter starts the rest (process {process.pid}): {log.name}", err=True)
-
-
-def _interpreter() -> str:
-    """The Python that runs us: of a virtual environment or a PEX its own, which has our third-party packages."""
-    return sys.executable
 
 
 def _variables(home: Path) -> dict[str, str]:
@@ -100,51 +89,6 @@ def _last_words(log: Path) -> str:
     return lines[-1] if lines else "it said nothing"
 
 
-def _copy_program(directory: Path) -> Path:
-    """Our packages and the metadata of every plugin, in `directory`. An earlier copy goes.
-
-    Third-party packages are not copied: they lie in an environment, or in the PEX's own cache, which stay.
-    """
-    program, draft = directory / _PROGRAM, directory / f".{_PROGRAM}-{os.getpid()}-{os.urandom(4).hex()}"
-    try:
-        for place in _namespace_places():
-            shutil.copytree(place, draft / _NAMESPACE, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
-        for distribution in _our_distributions():
-            _copy_metadata(distribution, draft)
-        shutil.rmtree(program, ignore_errors=True)
-        os.rename(draft, program)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-    return program
-
-
-def _namespace_places() -> list[Path]:
-    """Every directory that has a part of our name space, the one that is found last first: the others go over it."""
-    places = importlib.import_module(_NAMESPACE).__path__
-    return [Path(place) for place in reversed(list(places)) if Path(place).is_dir()]
-
-
-def _our_distributions() -> Iterator[metadata.Distribution]:
-    """Those with plugins, and our own. Of one that is found twice the first."""
-    seen: set[str] = set()
-    for distribution in metadata.distributions():
-        name = distribution.metadata["Name"]
-        has_plugins = any(one.group == ENTRY_POINT_GROUP for one in distribution.entry_points)
-        if name not in seen and (has_plugins or name.startswith(f"{_NAMESPACE}-")):
-            seen.add(name)
-            yield distribution
-
-
-def _copy_metadata(distribution: metadata.Distribution, program: Path) -> None:
-    name = distribution.metadata["Name"].replace("-", "_")
-    directory = program / f"{name}-{distribution.version}.dist-info"
-    directory.mkdir(parents=True)
-    for file in _DISTRIBUTION_FILES:
-        text = distribution.read_text(file)
-        if text is not None:
-            (directory / file).write_text(text)
-
-
 def main(arguments: list[str]) -> None:
     """The waiter itself: HOME KIND NAME. Its output is the log."""
     home, kind, name = arguments
@@ -159,7 +103,7 @@ def main(arguments: list[str]) -> None:
         with contextlib.suppress(FileNotFoundError):
             if read_json(batch.directory / WAITER_FILE).get("pid") == os.getpid():
                 (batch.directory / WAITER_FILE).unlink()
-    shutil.rmtree(batch.directory / _PROGRAM, ignore_errors=True)  # all of it that is needed has been read
+    remove_program(batch.directory)
     sys.exit(code)
 
 

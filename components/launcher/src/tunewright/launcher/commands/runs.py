@@ -185,9 +185,10 @@ def stop(run: str, as_json: bool) -> None:
 @as_json
 def events(run: str, as_json: bool) -> None:
     """Show every change of RUN's state, with time and cause. With --json, a line each."""
-    found = find_run(current_home(), run)
+    found, host = find_run(current_home(), run), PluginHost.discover()
     try:
-        status_of(found, cluster_of(found, PluginHost.discover()))  # what has changed since anyone looked
+        state = status_of(found, cluster_of(found, host))  # what has changed since anyone looked
+        finish_run(found, state, host)
     except TunewrightError as error:
         click.echo(f"warning: {error}", err=True)
     for event in read_lines(found.events):
