@@ -69,6 +69,9 @@ class LocalInOrder(LocalCluster):
         waits = Path(handle.data).parents[1].joinpath(".waits").exists()
         return JobStatus(state=JobState.QUEUED) if waits and not status.state.is_terminal else status
 
+    def largest_array(self, options: Spec) -> int:
+        return 100
+
     def plan_array(self, jobs: Sequence[JobSpec], options: Spec, at_most: int | None) -> SubmissionPlan:
         processes = [json.loads(self.plan(job, options).text_of(PLAN_FILE)) for job in jobs]
         text = json.dumps({"at_most": at_most, "processes": processes})

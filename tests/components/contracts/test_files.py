@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from tunewright.contracts.files import (
     append_line,
+    ascii_json,
     json_text,
     sha256_of_file,
     sha256_of_tree,
@@ -103,6 +104,7 @@ _SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False
 @given(st.recursive(_SCALARS, lambda inner: st.lists(inner) | st.dictionaries(_KEYS, inner) | st.tuples(inner, inner)))
 def test_json_is_the_text_that_python_indents(document: object) -> None:
     assert json_text(document) == json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+    assert ascii_json(document) == json.dumps(document, indent=2)
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])

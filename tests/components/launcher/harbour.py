@@ -58,6 +58,9 @@ class Harbour(Yard):
     def plan(self, job: JobSpec, options: Spec) -> SubmissionPlan:
         return super().plan(job, options).model_copy(update={"cluster": "harbour"})
 
+    def largest_array(self, options: Spec) -> int:
+        return 8
+
     def plan_array(self, jobs: Sequence[JobSpec], options: Spec, at_most: int | None) -> SubmissionPlan:
         assert isinstance(options, YardOptions)
         plans = [json.loads(self.plan(job, options).files[0].text) for job in jobs]

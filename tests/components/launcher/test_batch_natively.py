@@ -126,9 +126,17 @@ def test_an_array_that_is_refused_leaves_runs_that_go_on_later(harbour: Project,
     assert [line.split()[:3] for line in submissions(harbour)] == [["array", "of", "2"]]
 
 
+def test_a_sweep_larger_than_an_array_may_be_is_sent_as_several_of_much_the_same_size(harbour: Project) -> None:
+    seeds = ",".join(str(seed) for seed in range(1, 11))
+    arguments = ("sweep", "count.toml", "--cluster", "harbour", "--grid", f"seed={seeds}", "--name", "s", "--json")
+    document = harbour.launcher(*arguments).last_document
+    assert [row["state"] for row in document["runs"]] == ["SUCCEEDED"] * 10
+    assert [line.split()[:3] for line in submissions(harbour)] == [["array", "of", "5"]] * 2
+
+
 def test_a_cluster_that_claims_arrays_and_has_none_is_named(harbour: Project) -> None:
     answer = harbour.launcher("sweep", "count.toml", "--cluster", "liar", "--grid", "seed=1,2", expect=78)
-    assert "failed in plan_array" in answer.err and "`harbour`" in answer.err and "Traceback" not in answer.err
+    assert "failed in largest_array" in answer.err and "`harbour`" in answer.err and "Traceback" not in answer.err
 
 
 def test_detached_stages_are_all_sent_at_once_where_the_cluster_starts_jobs_after_others(stages: Project) -> None:

@@ -20,6 +20,7 @@ def completions(project: Project, monkeypatch: pytest.MonkeyPatch, words: str) -
 
 def test_bash_is_told_commands_experiments_runs_and_clusters(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     project.launcher("launch", "count.toml", "--name", "my-run")
+    project.launcher("sweep", "count.toml", "--grid", "seed=1,2", "--name", "many")
     config = project.root.parent / "config" / "tunewright" / "config.toml"
     config.parent.mkdir(parents=True)
     config.write_text('[profiles.yellow]\nname = "yard"\n')
@@ -35,6 +36,8 @@ def test_bash_is_told_commands_experiments_runs_and_clusters(project: Project, m
     assert ask("launch be") == ["below/deep.toml"]
     assert ask("plan count.toml --cluster y") == ["yard", "yellow"]
     assert ask("plan count.toml --diff my") == ask("status my") == ask("verify my") == ask("reproduce my") == ["my-run"]
+    assert ask("status ma") == ask("wait ma") == ask("stop ma") == ["many", "many-1", "many-2"]
+    assert ask("logs ma") == ["many-1", "many-2"]
     assert "--cluster" in ask("reproduce --")
 
 

@@ -44,6 +44,9 @@ class CheckpointManifest(Spec):
     strategy: str = ""
     """The strategy that wrote it. Another one may go on from it."""
 
+    computed_in: str = ""
+    """What forward passes were computed in: `model.dtype`, or float32 where that machine was faster in it."""
+
     dataset_digest: str
     """Digest of the dataset cache `position` counts in."""
 

@@ -98,6 +98,9 @@ class DependsCluster(Cluster, Protocol):
 class ArrayCluster(Cluster, Protocol):
     """What `Capability.ARRAY` promises."""
 
+    def largest_array(self, options: Spec) -> int:
+        """How many jobs one array may have here. More of them are sent as several arrays."""
+
     def plan_array(self, jobs: Sequence[JobSpec], options: Spec, at_most: int | None) -> SubmissionPlan:
         """One plan for all of `jobs`, pure as `plan` is. At most `at_most` of them run at a time; None: no bound.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from typing import Any, Literal
 
@@ -20,7 +21,13 @@ EXCLUSIVE_KEYS = (
 
 def excluded_by(key: str) -> frozenset[str]:
     """The keys that a table may not have beside `key`."""
-    return frozenset(other for pair in EXCLUSIVE_KEYS if key in pair for other in pair if other != key)
+    return _EXCLUDED.get(key, frozenset())
+
+
+_EXCLUDED = {
+    key: frozenset(other for pair in EXCLUSIVE_KEYS if key in pair for other in pair if other != key)
+    for key in itertools.chain(*EXCLUSIVE_KEYS)
+}
 
 
 def _one_of(values: Any, first: str, second: str, default: dict[str, Any], wanted: str) -> Any:
@@ -306,7 +313,7 @@ class TrainingSpec(Spec):
     @model_validator(mode="after")
     def _keys_go_with_their_scheduler(self) -> TrainingSpec:
         for key, owners in _SCHEDULERS_OF.items():
-            is_given = getattr(self, key) != type(self).model_fields[key].default
+            is_given = getattr(self, key) != _SCHEDULER_DEFAULTS[key]
             if is_given and self.lr_scheduler not in owners:
                 wanted = " or ".join(f"`{owner}`" for owner in owners)
                 raise ValueError(f"`{key}` goes with `lr_scheduler` {wanted} only, not `{self.lr_scheduler}`")
@@ -315,6 +322,9 @@ class TrainingSpec(Spec):
                 f"`warmup_ratio` ({self.warmup_ratio}) and `decay_ratio` ({self.decay_ratio}) are more than all steps"
             )
         return self
+
+
+_SCHEDULER_DEFAULTS = {key: TrainingSpec.model_fields[key].default for key in _SCHEDULERS_OF}
 
 
 class CheckpointSpec(Spec):

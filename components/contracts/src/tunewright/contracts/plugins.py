@@ -6,11 +6,13 @@ The only module that touches pluggy's dynamic side.
 from __future__ import annotations
 
 import importlib
+import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from importlib import metadata
+from importlib.machinery import PathFinder
 from types import ModuleType
 from typing import Any, TypeVar
 
@@ -86,12 +88,25 @@ def options_type_of(info: ClusterInfo | VariantInfo) -> type[Spec]:
     return loaded
 
 
+@dataclass(frozen=True)
+class _Entry:
+    """An entry point, and who brings it."""
+
+    distribution: str
+    version: str
+    point: metadata.EntryPoint
+
+
+_Reader = Callable[[str], str | None]
+"""Reads one file of a distribution's metadata."""
+
+
 class _Manager(pluggy.PluginManager):
     """Looks closer only at what `hookimpl` has marked: pluggy does so at every name of a module, which takes long."""
 
     def parse_hookimpl_opts(self, plugin: object, name: str) -> Any:
-        is_marked = hasattr(getattr(plugin, name, None), _HOOK_MARK)
-        return super().parse_hookimpl_opts(plugin, name) if is_marked else None
+        options = getattr(getattr(plugin, name, None), _HOOK_MARK, None)
+        return options if isinstance(options, dict) else None
 
 
 class PluginHost:
@@ -110,16 +125,16 @@ class PluginHost:
         DuplicatePlugin naming both.
         """
         host = cls()
-        for distribution, entry_point in _entry_points():
-            host._load(distribution, entry_point)
+        for entry in _entries():
+            host._load(entry)
         return host
 
     def register(self, module: ModuleType, name: str, distribution: str = "(registered by hand)") -> None:
         """Add a plugin without an entry point: for tests."""
         self._register(InstalledPlugin(name, distribution, "-", module.__name__), module)
 
-    def _load(self, distribution: metadata.Distribution, entry_point: metadata.EntryPoint) -> None:
-        plugin = InstalledPlugin(entry_point.name, *_name_and_version(distribution), entry_point.value)
+    def _load(self, entry: _Entry) -> None:
+        plugin = InstalledPlugin(entry.point.name, entry.distribution, entry.version, entry.point.value)
         known = self._plugins.get(plugin.name)
         if known is not None:
             if (known.distribution, known.module) == (plugin.distribution, plugin.module):
@@ -128,7 +143,7 @@ class PluginHost:
                 f"two plugins are called `{plugin.name}`: {known} and {plugin}", "uninstall one of them"
             )
         try:
-            module = entry_point.load()
+            module = entry.point.load()
         except Exception as error:  # one broken plugin must not take the others with it
             self._mark_broken(plugin, error)
             return
@@ -143,18 +158,22 @@ class PluginHost:
                 self._manager.unregister(name=plugin.name)
             self._mark_broken(plugin, error)
             return
-        callers = self._manager.get_hookcallers(module) or []
-        self._plugins[plugin.name] = _with(plugin, hooks=tuple(sorted(caller.name for caller in callers)))
+        self._plugins[plugin.name] = plugin
 
     def _mark_broken(self, plugin: InstalledPlugin, error: BaseException) -> None:
-        self._plugins[plugin.name] = _with(plugin, error=f"{type(error).__name__}: {error}")
+        self._plugins[plugin.name] = replace(plugin, error=f"{type(error).__name__}: {error}")
 
     @property
     def installed(self) -> tuple[InstalledPlugin, ...]:
         """Everything found, by name; broken ones with their error."""
         # The registries find out about plugins that break while they register.
         _ = self.clusters, self.variants
-        return tuple(self._plugins[name] for name in sorted(self._plugins))
+        return tuple(self._with_hooks(self._plugins[name]) for name in sorted(self._plugins))
+
+    def _with_hooks(self, plugin: InstalledPlugin) -> InstalledPlugin:
+        module = self._manager.get_plugin(plugin.name)
+        callers = [] if module is None else self._manager.get_hookcallers(module) or []
+        return replace(plugin, hooks=tuple(sorted(caller.name for caller in callers)))
 
     @property
     def versions(self) -> dict[str, str]:
@@ -271,30 +290,66 @@ def _judged_part(experiment: ResolvedExperiment, tables: tuple[str, ...]) -> str
     return experiment.model_dump_json(include={"project_root": True, "home": True, "spec": dict.fromkeys(tables, True)})
 
 
-def _entry_points() -> Iterator[tuple[metadata.Distribution, metadata.EntryPoint]]:
-    """Our group's entry points with their distributions, in the order of the path and then of their names."""
-    for distribution in metadata.distributions(path=sys.path):
-        for entry_point in _own_entry_points(distribution.read_text("entry_points.txt") or ""):
-            yield distribution, entry_point
+def _entries() -> Iterator[_Entry]:
+    """Our group's entry points, in the order of the path, and those of a distribution in that of their names.
+
+    `importlib.metadata` would read all groups of all distributions, and open each file in three times the time: it is
+    asked for what is no directory, as a zip file, and where another finder than Python's own may know more.
+    """
+    others = [one for one in sys.meta_path if one is not PathFinder and hasattr(one, "find_distributions")]
+    if others:
+        yield from _entries_of(distribution.read_text for distribution in metadata.distributions(path=sys.path))
+        return
+    for place in sys.path:
+        if os.path.isdir(place or ".") and not place.endswith(".egg"):
+            yield from _entries_of(_readers_in(place or "."))
+        else:
+            yield from _entries_of(distribution.read_text for distribution in metadata.distributions(path=[place]))
+
+
+def _readers_in(directory: str) -> Iterator[_Reader]:
+    """What reads a file of each distribution of the directory."""
+    try:
+        names = os.listdir(directory)
+    except OSError:
+        return
+    for name in names:
+        if name.lower().endswith((".dist-info", ".egg-info")):
+            yield partial(_read, os.path.join(directory, name))
+
+
+def _read(directory: str, name: str) -> str | None:
+    try:
+        with open(os.path.join(directory, name), "rb", buffering=0) as file:
+            return file.read().decode()
+    except OSError:
+        return None
+
+
+def _entries_of(readers: Iterable[_Reader]) -> Iterator[_Entry]:
+    for read in readers:
+        points = _own_entry_points(read("entry_points.txt") or "")
+        if points:
+            name, version = _name_and_version(read("METADATA") or read("PKG-INFO") or "")
+            yield from (_Entry(name, version, point) for point in points)
 
 
 def _own_entry_points(text: str) -> list[metadata.EntryPoint]:
-    """Our group's entry points of one distribution. `importlib.metadata` would read all groups of all distributions."""
-    ours = f"\n{text}".partition(f"\n[{ENTRY_POINT_GROUP}]")[2].partition("\n[")[0]
+    """Our group's entry points of one distribution."""
+    if ENTRY_POINT_GROUP not in text:
+        return []
+    lines = "\n".join(("", *text.splitlines()))
+    ours = lines.partition(f"\n[{ENTRY_POINT_GROUP}]")[2].partition("\n[")[0]
     pairs = (line.split("=", 1) for line in ours.splitlines() if "=" in line and not line.startswith(("#", ";")))
     found = (metadata.EntryPoint(name.strip(), value.strip(), ENTRY_POINT_GROUP) for name, value in pairs)
     return sorted(found, key=lambda point: point.name)
 
 
-def _name_and_version(distribution: metadata.Distribution) -> tuple[str, str]:
+def _name_and_version(text: str) -> tuple[str, str]:
     """From the head of its metadata: parsing it as the message that it is takes ten times as long."""
-    text = distribution.read_text("METADATA") or distribution.read_text("PKG-INFO") or ""
-    head = dict(line.split(": ", 1) for line in text.partition("\n\n")[0].splitlines() if ": " in line)
-    return head.get("Name", "?").strip(), head.get("Version", "?").strip()
-
-
-def _with(plugin: InstalledPlugin, **changes: Any) -> InstalledPlugin:
-    return replace(plugin, **changes)
+    head = text.replace("\r\n", "\n").partition("\n\n")[0]
+    values = dict(line.split(": ", 1) for line in head.splitlines() if ": " in line)
+    return values.get("Name", "?").strip(), values.get("Version", "?").strip()
 
 
 def _with_known_arguments(implementation: pluggy.HookImpl) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,7 +35,7 @@ def submit_arrays(watch: Watch, planned: Sequence[PlannedPoint], has_others: boo
     With `at_most` there is one array or none: two would have twice as many running, and so would an array beside
     `has_others`, runs of an earlier launch.
     """
-    groups = [group for group in _groups(planned) if _takes_arrays(watch.host, group)]
+    groups = [part for group in _groups(planned) if _takes_arrays(watch.host, group) for part in _parts(watch, group)]
     is_whole = len(groups) == 1 and len(groups[0]) == len(planned) and not has_others
     if watch.batch.at_most is not None and not is_whole:
         return
@@ -54,6 +55,15 @@ def _groups(planned: Sequence[PlannedPoint]) -> list[list[PlannedPoint]]:
 def _takes_arrays(host: PluginHost, group: Sequence[PlannedPoint]) -> bool:
     name = group[0].point.checked.experiment.spec.cluster.name
     return len(group) > 1 and Capability.ARRAY in host.clusters.get(name).capabilities
+
+
+def _parts(watch: Watch, group: Sequence[PlannedPoint]) -> Iterator[Sequence[PlannedPoint]]:
+    """The group, cut into as few arrays as its cluster takes, of much the same size."""
+    spec = group[0].point.checked.experiment.spec
+    options = cluster_options(spec, watch.host.clusters.get(spec.cluster.name))
+    num_parts = -(-len(group) // watch.cluster(spec.cluster.name).largest_array(options))
+    edges = [len(group) * part // num_parts for part in range(num_parts + 1)]
+    return (group[start:end] for start, end in itertools.pairwise(edges))
 
 
 def _write_array(watch: Watch, group: Sequence[PlannedPoint]) -> Path:

@@ -71,6 +71,11 @@ class GuardedCluster:
         with _naming(self._owner, "url"):
             return self._cluster.url(handle)
 
+    def largest_array(self, options: Spec) -> int:
+        """The cluster's own bound. Only for a cluster with `Capability.ARRAY`."""
+        with _naming(self._owner, "largest_array"):
+            return max(1, int(self._array_cluster().largest_array(options)))
+
     def plan_array(self, jobs: Sequence[JobSpec], options: Spec, at_most: int | None) -> SubmissionPlan:
         """The cluster's own plan. Only for a cluster with `Capability.ARRAY`."""
         with _naming(self._owner, "plan_array"):
@@ -89,7 +94,7 @@ class GuardedCluster:
 
     def _array_cluster(self) -> ArrayCluster:
         if not isinstance(self._cluster, ArrayCluster):
-            raise TypeError("its cluster claims `array`, and has no plan_array and submit_array")
+            raise TypeError("its cluster claims `array`, and has no largest_array, plan_array and submit_array")
         return self._cluster
 
     def status(self, handles: Sequence[JobHandle]) -> Mapping[JobHandle, JobStatus]:

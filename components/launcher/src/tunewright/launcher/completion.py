@@ -1,4 +1,4 @@
-"""What the shell completes: experiments, clusters and profiles, runs, and the paths and values of `--set`.
+"""What the shell completes: experiments, clusters, profiles, runs, sweeps, pipelines, paths and values of `--set`.
 
 A completion that fails completes nothing: a broken plugin or configuration is told by the command itself.
 """
@@ -19,6 +19,7 @@ from pydantic import BaseModel
 
 from tunewright.contracts.errors import TunewrightError
 from tunewright.contracts.experiment_file import find_home, find_project_root, read_document
+from tunewright.launcher.batch import batch_names
 from tunewright.launcher.run_store import all_runs
 
 _ITEMS = 1
@@ -33,6 +34,12 @@ def current_home() -> Path:
 def complete_run(_context: click.Context, _parameter: click.Parameter, begun: str) -> list[str]:
     """The names of this home's runs."""
     return [run.name for run in all_runs(current_home()) if run.name.startswith(begun)]
+
+
+def complete_run_or_batch(context: click.Context, parameter: click.Parameter, begun: str) -> list[str]:
+    """The names of sweeps and pipelines, and of runs."""
+    batches = [name for name in batch_names(current_home()) if name.startswith(begun)]
+    return batches + complete_run(context, parameter, begun)
 
 
 def complete_record(context: click.Context, parameter: click.Parameter, begun: str) -> list[CompletionItem]:

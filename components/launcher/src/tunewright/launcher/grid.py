@@ -145,10 +145,11 @@ def _refuse_collision(first: Axis, second: Axis) -> None:
 def points_of(axes: Sequence[Axis]) -> Iterator[Choice]:
     """Every combination of the axes' values, in order: the last axis changes first."""
     paths = [axis.path for axis in axes]
-    for number, indices in enumerate(itertools.product(*(range(len(axis.values)) for axis in axes)), start=1):
-        texts = [axis.texts[index] for axis, index in zip(axes, indices, strict=True)]
-        values = [axis.values[index] for axis, index in zip(axes, indices, strict=True)]
-        yield Choice(number, indices, dict(zip(paths, texts, strict=True)), dict(zip(paths, values, strict=True)))
+    values = [list(enumerate(zip(axis.texts, axis.values, strict=True))) for axis in axes]
+    for number, chosen in enumerate(itertools.product(*values), start=1):
+        indices = tuple(index for index, _ in chosen)
+        texts = {path: text for path, (_, (text, _)) in zip(paths, chosen, strict=True)}
+        yield Choice(number, indices, texts, {path: value for path, (_, (_, value)) in zip(paths, chosen, strict=True)})
 
 
 def with_value(document: Any, parts: Sequence[str], value: Any) -> Any:

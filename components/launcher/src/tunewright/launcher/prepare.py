@@ -18,6 +18,7 @@ from tunewright.contracts.jobs import JobSpec, LaunchOrigin, ModelReference, Res
 from tunewright.contracts.plugins import PluginHost
 from tunewright.contracts.preflight import PreflightReport
 from tunewright.contracts.rundir import RunDir
+from tunewright.contracts.spec import Spec
 from tunewright.contracts.stages import RUN_PREFIX, stage_run
 from tunewright.launcher.clusters import open_cluster
 from tunewright.launcher.code_origin import Checkout, inspect_checkout
@@ -192,10 +193,26 @@ def make_job(
     )
 
 
-def plan_job(checked: CheckedExperiment, job: JobSpec) -> SubmissionPlan:
-    """Exactly what the cluster will get."""
-    info = checked.host.clusters.get(checked.experiment.spec.cluster.name)
-    return checked.cluster.plan(job, cluster_options(checked.experiment.spec, info))
+def job_like(other: JobSpec, checked: CheckedExperiment, run: RunDir) -> JobSpec:
+    """The job of `run`, made from `other`, from which it differs in nothing but its run and its experiment."""
+    own = {
+        "run": run.name,
+        "run_dir": str(run.path),
+        "command": (*other.command[:-1], str(run.job)),
+        "experiment": checked.experiment.spec,
+    }
+    return other.model_copy(update=own)
+
+
+def plan_job(checked: CheckedExperiment, job: JobSpec, options: Spec | None = None) -> SubmissionPlan:
+    """Exactly what the cluster will get. Whoever plans many gives `options`, parsed once for those that share them."""
+    return checked.cluster.plan(job, options or options_of(checked))
+
+
+def options_of(checked: CheckedExperiment) -> Spec:
+    """`[cluster.options]` as the cluster's own type."""
+    spec = checked.experiment.spec
+    return cluster_options(spec, checked.host.clusters.get(spec.cluster.name))
 
 
 def run_files(checked: CheckedExperiment, job: JobSpec, prepared: Prepared, plan: SubmissionPlan) -> dict[str, bytes]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +56,15 @@ def _option_problems_of(document: dict[str, Any], host: PluginHost) -> list[Prob
     return problems
 
 
-Known = dict[tuple[str, str, str], dict[str, Any]]
-"""Options that were parsed already, by table, by whose they are, and by how they were written."""
+@dataclass(frozen=True)
+class Known:
+    """What is known already of experiments that are much alike. Empty at first."""
+
+    options: dict[tuple[str, str, str], dict[str, Any]] = field(default_factory=dict)
+    """Options with every default, by table, by whose they are, and by how they were written."""
+
+    clusters: dict[int, tuple[ClusterSpec, ClusterSpec]] = field(default_factory=dict)
+    """`[cluster]` as written and filled in, by the identity of the first: points of a sweep share it."""
 
 
 def resolve_stages(
@@ -64,10 +72,10 @@ def resolve_stages(
 ) -> tuple[ResolvedExperiment, ...]:
     """Each stage with every default filled in. Raises InvalidExperiment with every problem of all plugins.
 
-    Whoever resolves many that are much alike gives `known`, empty at first: equal options are parsed once.
+    Whoever resolves many that are much alike gives one `known` for all: equal options are parsed once.
     """
     found: list[list[Problem]] = [[] for _ in stages]
-    known = {} if known is None else known
+    known = Known() if known is None else known
     resolved = [_resolve(loaded, host, problems, known) for loaded, problems in zip(stages, found, strict=True)]
     if any(found):
         problems = problems_by_stage([loaded.stage for loaded in stages], found)
@@ -80,19 +88,27 @@ def _resolve(
 ) -> ResolvedExperiment | None:
     """The experiment with its plugins' options filled in, or None; what is wrong is added to `problems`."""
     spec = loaded.spec
-    cluster = _filled(host.clusters.get, spec.cluster.name, "cluster.name", spec.cluster.options, problems, known)
-    variant = _filled(
+    cluster = _filled_cluster(spec.cluster, host, problems, known)
+    options = _filled(
         host.variants.get, spec.training.variant, "training.variant", spec.training.options, problems, known
     )
-    if cluster is None or variant is None:
+    if cluster is None or options is None:
         return None
-    filled = spec.model_copy(
-        update={
-            "cluster": spec.cluster.model_copy(update={"options": cluster}),
-            "training": spec.training.model_copy(update={"options": variant}),
-        }
-    )
+    training = spec.training.model_copy(update={"options": options}) if options else spec.training
+    filled = spec.model_copy(update={"cluster": cluster, "training": training})
     return ResolvedExperiment(spec=filled, project_root=str(loaded.project_root), home=str(loaded.home))
+
+
+def _filled_cluster(
+    cluster: ClusterSpec, host: PluginHost, problems: list[Problem], known: Known
+) -> ClusterSpec | None:
+    """`[cluster]` with every default of its plugin; None where its options are wrong."""
+    if id(cluster) not in known.clusters:
+        options = _filled(host.clusters.get, cluster.name, "cluster.name", cluster.options, problems, known)
+        if options is None:
+            return None
+        known.clusters[id(cluster)] = cluster, cluster.model_copy(update={"options": options})
+    return known.clusters[id(cluster)][1]
 
 
 def _filled(
@@ -100,12 +116,12 @@ def _filled(
 ) -> dict[str, Any] | None:
     """The plugin's options with every default; None where they are wrong."""
     key = (path, name, repr(options))
-    if key not in known:
+    if key not in known.options:
         parsed = _options(get, name, path, options, problems)
         if parsed is None:
             return None
-        known[key] = parsed.to_document()
-    return known[key]
+        known.options[key] = parsed.to_document()
+    return known.options[key]
 
 
 def cluster_options(spec: ExperimentSpec, info: ClusterInfo) -> Spec:

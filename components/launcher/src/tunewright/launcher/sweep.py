@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from tunewright.contracts.errors import InvalidExperiment, PreflightFailed, Problem, TunewrightError, UsageError
-from tunewright.contracts.experiment import NAME_PATTERN, ExperimentSpec
+from tunewright.contracts.experiment import NAME_PATTERN, ExperimentSpec, ModelSpec
 from tunewright.contracts.experiment_file import LoadedExperiment, parse_spec
-from tunewright.contracts.jobs import JobSpec, SubmissionPlan
+from tunewright.contracts.jobs import JobSpec, ModelReference, SubmissionPlan
 from tunewright.contracts.plugins import KnownFindings, PluginHost
 from tunewright.contracts.preflight import PreflightReport
 from tunewright.contracts.rundir import RunDir
@@ -28,8 +28,10 @@ from tunewright.launcher.prepare import (
     all_assignments,
     check_experiments,
     find_model,
+    job_like,
     launch_origin,
     make_job,
+    options_of,
     plan_job,
 )
 from tunewright.launcher.questions import ASKED_ABOUT, Prepared, RememberedAnswers
@@ -109,28 +111,29 @@ def vary(base: CheckedExperiment, axes: Sequence[Axis]) -> tuple[Point, ...]:
     specs, base = _Specs(base.loaded.spec, axes), _remembering(base)
     asks_anew = not ASKED_ABOUT.isdisjoint(axis.parts[0] for axis in axes)
     clusters, models = {base.experiment.spec.cluster.name: base.cluster}, {base.loaded.spec.model: base.model}
-    known: Known = {}
-    points = []
+    known, points = Known(), []
     for choice in points_of(axes):
         loaded = replace(base.loaded, spec=specs.of(choice))
         (experiment,) = resolve_stages((loaded,), base.host, known)
-        name, spec = experiment.spec.cluster.name, loaded.spec
+        name = experiment.spec.cluster.name
         if name not in clusters:
             clusters[name] = open_cluster(name, base.host)
-        with naming_point(choice):
-            if spec.model not in models:
-                models[spec.model] = find_model(loaded)
-            model, questions, planned = models[spec.model], base.questions, base.planned
-            if asks_anew:
-                template = loaded.dataset_model.chat_template
-                questions = replace(questions, experiment=experiment, tokenizer=model, chat_template=template)
-                planned = questions.plan()
-        checked = replace(
-            base, loaded=loaded, experiment=experiment, model=model, questions=questions, planned=planned,
-            cluster=clusters[name],
-        )  # fmt: skip
+        checked = replace(base, loaded=loaded, experiment=experiment, cluster=clusters[name])
+        if asks_anew:
+            with naming_point(choice):
+                checked = _asked_anew(checked, models)
         points.append(Point(choice, checked))
     return tuple(points)
+
+
+def _asked_anew(checked: CheckedExperiment, models: dict[ModelSpec, ModelReference]) -> CheckedExperiment:
+    """The same with the answers to its own questions. `models` were found already."""
+    spec = checked.loaded.spec
+    if spec.model not in models:
+        models[spec.model] = find_model(checked.loaded)
+    model, template = models[spec.model], checked.loaded.dataset_model.chat_template
+    questions = replace(checked.questions, experiment=checked.experiment, tokenizer=model, chat_template=template)
+    return replace(checked, model=model, questions=questions, planned=questions.plan())
 
 
 def _remembering(base: CheckedExperiment) -> CheckedExperiment:
@@ -152,12 +155,13 @@ class _Specs:
     """The specs of a grid's points. A table is parsed once for each combination of its own values."""
 
     def __init__(self, base: ExperimentSpec, axes: Sequence[Axis]) -> None:
-        self._axes = axes
+        self._axes = [(axis.parts[1:], axis.values) for axis in axes]
         self._document = base.to_document()
         self._base = {name: getattr(base, name) for name in ExperimentSpec.model_fields}
         self._places: dict[str, list[int]] = {}
         for place, axis in enumerate(axes):
             self._places.setdefault(axis.parts[0], []).append(place)
+        self._types = {table: _table_type(table) for table in self._places}
         self._parsed: dict[tuple[object, ...], Any] = {}
 
     def of(self, choice: Choice) -> ExperimentSpec:
@@ -173,10 +177,10 @@ class _Specs:
     def _parse(self, table: str, places: Sequence[int], choice: Choice) -> Any:
         value: Any = self._document.get(table)
         for place in places:
-            axis = self._axes[place]
-            chosen = axis.values[choice.indices[place]]
-            value = with_value(value, axis.parts[1:], chosen) if axis.parts[1:] else chosen
-        spec_type = _table_type(table)
+            parts, values = self._axes[place]
+            chosen = values[choice.indices[place]]
+            value = with_value(value, parts, chosen) if parts else chosen
+        spec_type = self._types[table]
         return value if spec_type is None else parse_spec(spec_type, value, "experiment", table)
 
 
@@ -273,11 +277,17 @@ def plan_points(points: Sequence[Point], sweep: str, prepared: Sequence[Prepared
     """
     origin = launch_origin(points[0].checked)
     names, runs = run_names(sweep, len(points)), RunDir.of(points[0].checked.home, sweep).path.parent
-    planned = []
+    planned, alike = [], dict[tuple[object, ...], tuple[JobSpec, Spec]]()
     for number, (point, name) in enumerate(zip(points, names, strict=True)):
-        checked = point.checked
-        job = make_job(checked, RunDir(runs / name), prepared[number] if prepared else checked.planned, origin)
-        planned.append(PlannedPoint(point, name, job, plan_job(checked, job)))
+        checked, ready = point.checked, prepared[number] if prepared else point.checked.planned
+        spec, run = checked.experiment.spec, RunDir(runs / name)
+        # By identity: points share what the grid does not change.
+        key = (id(spec.cluster), id(checked.model), id(ready), spec.job)
+        if key not in alike:
+            alike[key] = make_job(checked, run, ready, origin), options_of(checked)
+        first, options = alike[key]
+        job = job_like(first, checked, run)
+        planned.append(PlannedPoint(point, name, job, plan_job(checked, job, options)))
     return planned
 
 

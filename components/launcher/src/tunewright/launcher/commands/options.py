@@ -19,6 +19,7 @@ from tunewright.launcher.completion import (
     complete_experiment,
     complete_record,
     complete_run,
+    complete_run_or_batch,
     current_home,
 )
 from tunewright.launcher.prepare import ExperimentArguments
@@ -68,6 +69,7 @@ def check_run_name(_context: click.Context, _parameter: click.Parameter, name: s
 
 
 run_argument = click.argument("run", metavar="RUN", shell_complete=complete_run)
+run_or_batch_argument = click.argument("run", metavar="RUN", shell_complete=complete_run_or_batch)
 record_argument = click.argument("run", metavar="RUN", shell_complete=complete_record)
 
 

@@ -14,7 +14,7 @@ from tunewright.contracts.rundir import RunDir
 from tunewright.contracts.status import JobStatus
 from tunewright.launcher.batch import find_batch
 from tunewright.launcher.batch_commands import show_batch, stop_batch, wait_for_batch
-from tunewright.launcher.commands.options import as_json, current_home, print_json, run_argument
+from tunewright.launcher.commands.options import as_json, current_home, print_json, run_argument, run_or_batch_argument
 from tunewright.launcher.finish import finish_run, last_document
 from tunewright.launcher.follow import follow_run, wait_for_handle
 from tunewright.launcher.launching import STOP_TIMEOUT_SECONDS, tell
@@ -66,7 +66,7 @@ def _cell(value: object) -> str:
 
 
 @click.command()
-@run_argument
+@run_or_batch_argument
 @as_json
 def status(run: str, as_json: bool) -> None:
     """Show the state of RUN, where it stands, and where its files are. Of a sweep or a pipeline: all its runs."""
@@ -104,7 +104,7 @@ def _details(run: RunDir, status: JobStatus) -> dict[str, Any]:
 
 
 @click.command()
-@run_argument
+@run_or_batch_argument
 @click.option(
     "--timeout", "timeout_seconds", type=click.FloatRange(0), metavar="SECONDS", help="Give up then; exit 75."
 )
@@ -158,7 +158,7 @@ def lines_of(pieces: Iterable[bytes]) -> Iterator[bytes]:
 
 
 @click.command()
-@run_argument
+@run_or_batch_argument
 @as_json
 def stop(run: str, as_json: bool) -> None:
     """Stop RUN: its whole process tree. Returns once it has ended; a run that has ended is left as it is.

@@ -51,6 +51,11 @@ class SlurmCluster:
         assert isinstance(options, SlurmOptions)
         return plan_jobs([job], options)
 
+    def largest_array(self, options: Spec) -> int:
+        """As the options say: planning asks the cluster nothing."""
+        assert isinstance(options, SlurmOptions)
+        return options.max_array_size
+
     def plan_array(self, jobs: Sequence[JobSpec], options: Spec, at_most: int | None) -> SubmissionPlan:
         """One sbatch script for all, of which each runs its own part."""
         assert isinstance(options, SlurmOptions)

@@ -65,6 +65,9 @@ class SlurmOptions(Spec):
     reservation: Words | None = None
     """Reservation to run in."""
 
+    max_array_size: int = Field(default=1001, ge=1)
+    """Jobs of one array: `MaxArraySize` of `scontrol show config`. A larger sweep is sent as several arrays."""
+
     signal_before_end_seconds: int | None = Field(default=None, ge=1, le=65535)
     """SIGUSR1 so long before the time limit, so that the trainer saves a checkpoint and asks to be requeued."""
 

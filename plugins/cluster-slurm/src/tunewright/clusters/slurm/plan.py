@@ -6,7 +6,7 @@ as JSON of ASCII, what it runs. What only the submission knows stands in `slurm.
 
 from __future__ import annotations
 
-import json
+import functools
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +15,7 @@ from typing import Any
 
 from tunewright.clusters.slurm.options import SlurmOptions
 from tunewright.contracts.errors import InvalidExperiment, Problem
-from tunewright.contracts.files import json_text
+from tunewright.contracts.files import ascii_json, json_text
 from tunewright.contracts.job_problems import TOLD_VARIABLES, argument_problems, variable_problems
 from tunewright.contracts.jobs import JobSpec, PlannedFile, SubmissionPlan
 
@@ -31,9 +31,10 @@ _BATCH_PROGRAM, _NODE_PROGRAM = (
 _SHELL = r"""
 # Tunewright's run {run}. Only its first node runs this; srun brings the command to all of them.
 exec {python} -I -S -X utf8 /dev/fd/3 "$1" 3<<'END_OF_PROGRAM' 4<<'END_OF_JOBS'
-{program}END_OF_PROGRAM
-{jobs}END_OF_JOBS
 """
+_READ_BY_SLURM = frozenset("\\%\n")
+"""What Slurm does not take as it is in names of files."""
+
 _OURS = (
     "account", "array", "comment", "constraint", "cpus-per-task", "dependency", "error", "exclude", "exclusive",
     "export", "gpus-per-node", "gres", "job-name", "kill-on-invalid-dep", "mem", "no-requeue", "nodelist", "nodes",
@@ -64,25 +65,35 @@ def array_of(number: int, at_most: int | None) -> str:
 
 
 def _script(jobs: Sequence[JobSpec], options: SlurmOptions, array: str | None) -> str:
-    lines = ["#!/bin/sh", *(f"#SBATCH {_quoted(text)}" for text in _sbatch_options(jobs[0], options, array))]
-    shell = _SHELL.format(
-        run=ascii(jobs[0].run)[1:-1],
-        python=_for_shell(options.python),
-        program=_BATCH_PROGRAM,
-        jobs=_json_of_ascii(_for_nodes(jobs, options)),
+    job = jobs[0]
+    parts = (
+        _first_lines(job.resources.nodes, _is_requeued(job, options), options, array),
+        _SHELL.format(run=ascii(job.run)[1:-1], python=_for_shell(options.python)),
+        _BATCH_PROGRAM,
+        "END_OF_PROGRAM\n",
+        # No shell, locale or editor can read ASCII in two ways; and no line of JSON is the end of a here-document.
+        _for_nodes(jobs, options),
+        "\nEND_OF_JOBS\n",
     )
-    return "\n".join(lines) + shell
+    return "".join(parts)
 
 
-def _sbatch_options(job: JobSpec, options: SlurmOptions, array: str | None) -> Iterator[str]:
+@functools.lru_cache(maxsize=64)
+def _first_lines(nodes: int, is_requeued: bool, options: SlurmOptions, array: str | None) -> str:
+    """What sbatch reads of the script, alike in all points of a sweep."""
+    lines = (f"#SBATCH {_quoted(text)}" for text in _sbatch_options(nodes, is_requeued, options, array))
+    return "\n".join(("#!/bin/sh", *lines))
+
+
+def _sbatch_options(nodes: int, is_requeued: bool, options: SlurmOptions, array: str | None) -> Iterator[str]:
     """Each option of sbatch, as one word."""
-    yield f"--nodes={job.resources.nodes}"
-    yield f"--ntasks={job.resources.nodes}"
+    yield f"--nodes={nodes}"
+    yield f"--ntasks={nodes}"
     yield "--ntasks-per-node=1"
     # The submission gives sbatch an environment of six variables. By NONE each job would start a login shell.
     yield "--export=ALL"
     yield "--open-mode=append"
-    yield "--requeue" if _is_requeued(job, options) else "--no-requeue"
+    yield "--requeue" if is_requeued else "--no-requeue"
     # In the submission's directory, where sbatch is called.
     yield "--output=batch.log" if array is None else "--output=batch-%a.log"
     if array is not None:
@@ -120,21 +131,41 @@ def _is_requeued(job: JobSpec, options: SlurmOptions) -> bool:
     return job.max_retries > 0 if options.requeue is None else options.requeue
 
 
-def _for_nodes(jobs: Sequence[JobSpec], options: SlurmOptions) -> dict[str, Any]:
-    """What the batch program is told."""
-    common = dict(set.intersection(*(set(job.variables.items()) for job in jobs)))
-    return {
-        "num_nodes": jobs[0].resources.nodes,
-        "max_retries": jobs[0].max_retries,
+def _for_nodes(jobs: Sequence[JobSpec], options: SlurmOptions) -> str:
+    """What the batch program is told, as JSON."""
+    job = jobs[0]
+    common = dict(set.intersection(*(set(one.variables.items()) for one in jobs)))
+    srun = (*_pyxis_options(jobs, options), *_step_options(options), *options.srun)
+    variables, secrets = tuple(sorted(common.items())), tuple(sorted(job.secrets))
+    before, after = _around_jobs(job.resources.nodes, job.max_retries, options, srun, secrets, variables)
+    return f"{before}{ascii_json([_for_node(one, options, common) for one in jobs], '  ')}{after}"
+
+
+@functools.lru_cache(maxsize=64)
+def _around_jobs(
+    nodes: int,
+    max_retries: int,
+    options: SlurmOptions,
+    srun: tuple[str, ...],
+    secrets: tuple[str, ...],
+    variables: tuple[tuple[str, str], ...],
+) -> tuple[str, str]:
+    """What stands before and after the jobs, alike in all points of a sweep."""
+    document = {
+        "num_nodes": nodes,
+        "max_retries": max_retries,
         "is_requeued_always": options.requeue is True,
         "python": options.python,
         "container": options.container,
-        "srun": [*_pyxis_options(jobs, options), *_step_options(options), *options.srun],
-        "secrets": sorted(jobs[0].secrets),
-        "variables": dict(sorted(common.items())),
-        "jobs": [_for_node(job, options, common) for job in jobs],
+        "srun": srun,
+        "secrets": secrets,
+        "variables": dict(variables),
+        "jobs": None,
         "node_program": _NODE_PROGRAM,
     }
+    # The last one: what follows is one text, whose quotes JSON escapes.
+    before, _, after = ascii_json(document).rpartition('"jobs": null')
+    return f'{before}"jobs": ', after
 
 
 def _for_node(job: JobSpec, options: SlurmOptions, common: Mapping[str, str]) -> dict[str, Any]:
@@ -188,11 +219,6 @@ def _for_submission(jobs: Sequence[JobSpec], options: SlurmOptions, array: str |
     }
 
 
-def _json_of_ascii(document: Mapping[str, Any]) -> str:
-    """No shell, locale or editor can read it in two ways; and no line of it is the end of a here-document."""
-    return json.dumps(document, indent=1, ensure_ascii=True, allow_nan=False) + "\n"
-
-
 def _quoted(option: str) -> str:
     """An option as sbatch reads it from a script."""
     return option if re.fullmatch(r"[\w.,:=@%+/\[\]-]+", option, re.ASCII) else '"' + _escaped(option) + '"'
@@ -206,7 +232,12 @@ def _for_shell(word: str) -> str:
     return "'" + word.replace("'", "'\\''") + "'"
 
 
-def _option_problems(options: SlurmOptions) -> Iterator[Problem]:
+@functools.lru_cache(maxsize=64)
+def _option_problems(options: SlurmOptions) -> tuple[Problem, ...]:
+    return tuple(_find_option_problems(options))
+
+
+def _find_option_problems(options: SlurmOptions) -> Iterator[Problem]:
     path = "cluster.options"
     for number, text in enumerate(options.sbatch):
         name = text.removeprefix("--").partition("=")[0]
@@ -228,7 +259,7 @@ def _option_problems(options: SlurmOptions) -> Iterator[Problem]:
 
 
 def _problems(job: JobSpec) -> Iterator[Problem]:
-    if set("\\%\n") & set(job.run_dir):
+    if not _READ_BY_SLURM.isdisjoint(job.run_dir):
         message = f"Slurm reads `%` and `\\` in names of files as its own, got {job.run_dir!r}"
         yield Problem("TUNEWRIGHT_HOME", message, "choose a directory without them")
     yield from argument_problems(job)
