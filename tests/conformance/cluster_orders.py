@@ -105,9 +105,7 @@ class OrderConformance:
         """One plan for all of them, after a way through a file."""
         self.need(bench, Capability.ARRAY)
         cluster = bench.cluster()
-        assert isinstance(cluster, ArrayCluster), (
-            "claims `array`, but has not all that ArrayCluster has"
-        )
+        assert isinstance(cluster, ArrayCluster), "claims `array`, but has not all that ArrayCluster has"
         assert cluster.largest_array(bench.options(**options)) >= len(jobs), f"no array of {len(jobs)} jobs may be sent"
         plan = cluster.plan_array(jobs, bench.options(**options), at_most)
         again = cluster.plan_array(jobs, bench.options(**options), at_most)

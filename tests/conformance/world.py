@@ -6,7 +6,6 @@ address of its own for each case.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import socket
 import traceback
@@ -15,6 +14,8 @@ from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
+
+from conformance.forking import forking_context
 
 _START_SECONDS = 240.0
 _CASE_SECONDS = 100.0
@@ -52,7 +53,7 @@ class World:
         return [result for _, result in outcomes]
 
     def _start(self) -> None:
-        context = multiprocessing.get_context("spawn")
+        context = forking_context()
         for _ in range(self.size):
             ours, theirs = context.Pipe()
             process = context.Process(target=_serve, args=(theirs,), daemon=True)
@@ -122,9 +123,6 @@ def free_port() -> int:
 
 def _serve(pipe: Connection[Any, Any]) -> None:
     """Do cases until nobody asks for one. Each begins with the variables of the first, and its own."""
-    os.environ["OMP_NUM_THREADS"] = "1"
-    import tunewright.trainer.training  # noqa: F401  (what takes longest is no part of a case)
-
     before = dict(os.environ)
     pipe.send("ready")
     while True:

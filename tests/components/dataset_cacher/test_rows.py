@@ -89,21 +89,35 @@ def test_what_is_read_quickly_is_what_is_read_thoroughly(
 ) -> None:
     source = found_source(bench, **options)
     quick, (thorough,) = make_quick_reader(source), make_row_reader(source)(row)
-    assert quick is not None and (read := quick(row)) is not None
-    assert list(zip(*read, strict=True)) == [(one["role"], one["content"]) for one in thorough.messages]
+    assert quick is not None and (read := quick([row])) is not None
+    assert list(zip(read.roles, read.contents, strict=True)) == [
+        (one["role"], one["content"]) for one in thorough.messages
+    ]
+    assert read.ends == [len(thorough.messages)]
     assert (thorough.untrained, thorough.tools) == (frozenset(), None)
 
 
 @pytest.mark.parametrize("row", OTHER_ROWS)
 def test_rows_that_need_more_than_a_look_are_not_read_quickly(bench: Workbench, row: dict[str, Any]) -> None:
-    quick = make_quick_reader(found_source(bench))
-    assert quick is not None and quick(row) is None
+    quick, plain = make_quick_reader(found_source(bench)), conversation("a", "b")
+    assert quick is not None and quick([plain]) is not None
+    assert quick([row]) is None and quick([plain, row, plain]) is None
+
+
+def test_rows_are_read_quickly_together_and_each_keeps_its_messages(bench: Workbench) -> None:
+    own = {"messages": [{"role": "system", "content": "mine"}, *conversation("c", "d")["messages"]]}
+    quick = make_quick_reader(found_source(bench, system_prompt="ours"))
+    assert quick is not None and (read := quick([conversation("a", "b"), own])) is not None
+    assert read.roles == ["system", "user", "assistant"] * 2
+    assert read.contents == ["ours", "a", "b", "mine", "c", "d"]
+    assert read.ends == [3, 6]
 
 
 def test_columns_are_renamed_in_quick_reading_too(bench: Workbench) -> None:
     source = found_source(bench, format="question_answer", columns={"question": "answer", "answer": "question"})
     quick = make_quick_reader(source)
-    assert quick is not None and quick({"answer": "why?", "question": "so"}) == (["user", "assistant"], ["why?", "so"])
+    read = None if quick is None else quick([{"answer": "why?", "question": "so"}])
+    assert read == (["user", "assistant"], ["why?", "so"], [2])
 
 
 def test_pairs_are_not_read_quickly(bench: Workbench) -> None:

@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import json
 import signal
-import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from conformance.quick_trainers import StartTrainer, quick_trainers
 from conformance.tiny_jobs import (
     Conversation,
-    end_tree,
     make_cache,
     make_conversations,
     make_job,
     make_model,
     make_pairs,
     metrics_of,
-    run_trainer,
     save_weights,
-    start_trainer,
 )
 from tunewright.contracts.errors import InvalidExperiment, TrainingDiverged
 from tunewright.contracts.rundir import RunDir
@@ -33,6 +31,12 @@ pytestmark = pytest.mark.timeout(180)
 
 QUESTIONS = [Conversation((10 + row, 20 + row, 40 + row, 50 + row, 1), ((2, 5),)) for row in range(8)]
 """Two tokens are asked, two are the answer, and a last one ends it."""
+
+
+@pytest.fixture
+def start() -> Iterator[StartTrainer]:
+    with quick_trainers() as start:
+        yield start
 
 
 def evaluate(root: Path, model: Path, run: str, evaluate: dict[str, Any] | None = None, **arguments: Any) -> Path:
@@ -146,32 +150,27 @@ def test_answers_do_not_depend_on_the_rows_beside_them_and_drawn_ones_are_drawn_
     assert answers["drawn"] == answers["again"] != answers["all"]
 
 
-def test_two_processes_find_what_one_finds_byte_for_byte(trained: Path) -> None:
+def test_two_processes_find_what_one_finds_byte_for_byte(trained: Path, start: StartTrainer) -> None:
     model = trained / "runs" / "adapted" / "model"
     one, two = (evaluate(trained, model, f"of-{count}", processes=count) for count in (1, 2))
     for job in (one, two):
-        answer = run_trainer("evaluate", job)
-        assert answer.returncode == 0, answer.stderr
+        trainer = start(job, "evaluate")
+        assert trainer.wait() == 0, trainer.said
     for name in ("evaluation.json", "evaluation_rows.jsonl"):
         assert (one.parent / name).read_bytes() == (two.parent / name).read_bytes()
 
 
 def test_rows_that_a_stopped_job_has_done_are_not_done_again(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], start: StartTrainer
 ) -> None:
     save_weights(make_model(tmp_path / "model"))
     make_cache(tmp_path / "cache", make_conversations(80))
     many = {"batch_size": 1, "max_new_tokens": 30}
     whole, stopped = (evaluate(tmp_path, tmp_path / "model", run, many) for run in ("whole", "stopped"))
-    process, store = start_trainer("evaluate", stopped), RowStore(RunDir(stopped.parent))
-    deadline = time.monotonic() + 60
-    while not any(store.directory.glob("process-*")) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGTERM)
-    try:
-        assert process.wait(30) == 75, process.communicate()
-    finally:
-        end_tree(process) if process.poll() is None else process.communicate()
+    trainer, store = start(stopped, "evaluate"), RowStore(RunDir(stopped.parent))
+    trainer.wait_until(lambda: any(store.directory.glob("process-*")))
+    trainer.send(signal.SIGTERM)
+    assert trainer.wait(30) == 75, trainer.said
     part = next(iter(store.directory.glob("process-*")))
     part.write_bytes(part.read_bytes() + b'[{"row": 9')  # as one that was killed in the middle of a line leaves it
     assert not (stopped.parent / "evaluation.json").exists()

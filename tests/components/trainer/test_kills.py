@@ -94,7 +94,7 @@ def test_a_killed_worker_is_started_again_and_an_interrupted_node_saves_and_asks
 
     trainer = start(killed)
     trainer.wait_until(lambda: len(checkpoints_of(killed)) > 1)
-    os.kill(workers_of(trainer.pid)[1], signal.SIGKILL)
+    os.kill(trainer.workers[1], signal.SIGKILL)
     trainer.wait_until(lambda: worker_restarts(killed) == 1)
     resumed_at = summary_of(killed)["resumed_from_step"]
     assert resumed_at >= 4
@@ -118,9 +118,3 @@ def summary_of(job: Path) -> dict[str, Any]:
 def worker_restarts(job: Path) -> int:
     resumed = summary_of(job)["resumed_from"]
     return int(resumed["worker_restarts"]) if resumed else 0
-
-
-def workers_of(pid: int) -> list[int]:
-    """The processes that a node has started, in the order of their start."""
-    found = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    return [child for child in found if b"tunewright.trainer" in Path(f"/proc/{child}/cmdline").read_bytes()]

@@ -268,6 +268,6 @@ def test_a_strategy_under_which_the_loss_is_another_gets_logits_and_a_note(
     (note,) = plain.notes(CPU)
     assert note.startswith("losses are computed from whole logits")
     assert plain.describe()["loss"].startswith("from whole logits: with this strategy")
-    monkeypatch.setattr(assembling, "has_bfloat16_instructions", lambda: False)
-    (slow,) = replace(fused, dtype="bfloat16").notes(CPU)
+    monkeypatch.setattr(assembling, "computes_faster_in_float32", lambda _: True)
+    (slow,) = replace(fused, dtype="bfloat16", asked_dtype="bfloat16").notes(CPU)
     assert slow.startswith("this CPU has no instructions for bfloat16")

@@ -6,15 +6,15 @@ import json
 import os
 import signal
 import socket
-import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from safetensors.torch import load
 
+from conformance.quick_trainers import StartTrainer, is_alive, quick_trainers
 from conformance.tiny_jobs import (
-    end_tree,
     make_cache,
     make_conversations,
     make_job,
@@ -22,7 +22,6 @@ from conformance.tiny_jobs import (
     metrics_of,
     model_bytes,
     run_trainer,
-    start_trainer,
 )
 from tunewright.contracts.errors import TunewrightError
 from tunewright.trainer.job import open_job
@@ -30,6 +29,12 @@ from tunewright.trainer.node import rendezvous, shell_exit_code
 from tunewright.trainer.training import run_training
 
 pytestmark = pytest.mark.timeout(180)  # each starts several processes, and each of them imports torch
+
+
+@pytest.fixture
+def start() -> Iterator[StartTrainer]:
+    with quick_trainers() as start:
+        yield start
 
 
 def make(root: Path, run: str, **arguments: Any) -> Path:
@@ -63,21 +68,16 @@ def test_two_processes_train_as_one_does_also_where_one_has_nothing_to_do(tmp_pa
     assert summary["error"] is None
 
 
-def test_two_nodes_meet_at_the_address_the_cluster_gives(tmp_path: Path) -> None:
+def test_two_nodes_meet_at_the_address_the_cluster_gives(tmp_path: Path, start: StartTrainer) -> None:
     single, nodes = make(tmp_path, "single", variant="lora"), make(tmp_path, "nodes", variant="lora", nodes=2)
     run_training(open_job(single))
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     variables = {"TUNEWRIGHT_MASTER_ADDRESS": "127.0.0.1", "TUNEWRIGHT_MASTER_PORT": str(port)}
-    processes = [start_trainer("train", nodes, **variables, TUNEWRIGHT_NODE_RANK=str(rank)) for rank in (0, 1)]
-    for process in processes:
-        try:
-            _, err = process.communicate(timeout=120)
-        except BaseException:
-            end_tree(process)
-            raise
-        assert process.returncode == 0, err
+    trainers = [start(nodes, **variables, TUNEWRIGHT_NODE_RANK=str(rank)) for rank in (0, 1)]
+    for trainer in trainers:
+        assert trainer.wait() == 0, trainer.said
     assert_same_training(nodes, single)
 
 
@@ -94,29 +94,18 @@ def test_a_loss_that_is_no_number_ends_every_process_with_1_and_the_step_is_name
     assert not (job.parent / "provenance.json").exists()
 
 
-def test_a_killed_process_ends_the_node_with_its_signal_and_the_others_with_it(tmp_path: Path) -> None:
+def test_a_killed_process_ends_the_node_with_its_signal_and_the_others_with_it(
+    tmp_path: Path, start: StartTrainer
+) -> None:
     job = make(tmp_path, "killed", processes=2, num_epochs=2000)
-    process = start_trainer("train", job)
-    try:
-        while not (job.parent / "metrics.jsonl").exists():
-            assert process.poll() is None, process.communicate()
-            time.sleep(0.02)
-        children = children_of(process.pid)
-        assert len(children) == 2
-        os.kill(children[1], signal.SIGKILL)
-        process.communicate(timeout=120)
-    finally:
-        if process.poll() is None:
-            end_tree(process)
-    assert process.returncode == 128 + signal.SIGKILL
-    assert not any(Path(f"/proc/{child}").exists() for child in children)
+    trainer = start(job)
+    trainer.wait_until((job.parent / "metrics.jsonl").exists)
+    children = trainer.workers
+    assert len(children) == 2 and all(map(is_alive, children))
+    os.kill(children[1], signal.SIGKILL)
+    assert trainer.wait() == 128 + signal.SIGKILL, trainer.said
+    assert not any(map(is_alive, children))
     assert "exit code 137" in json.loads((job.parent / "training.json").read_text())["error"]
-
-
-def children_of(pid: int) -> list[int]:
-    """The trainer processes that `pid` has started, in the order of their start."""
-    found = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    return [child for child in found if b"tunewright.trainer" in Path(f"/proc/{child}/cmdline").read_bytes()]
 
 
 @pytest.mark.parametrize(("code", "shell"), [(0, 0), (1, 1), (65, 65), (-9, 137), (-15, 143)])

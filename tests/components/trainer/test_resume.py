@@ -5,22 +5,21 @@ from __future__ import annotations
 import json
 import random
 import shutil
-import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from conformance.quick_trainers import StartTrainer, quick_trainers
 from conformance.tiny_jobs import (
-    end_tree,
     make_cache,
     make_conversations,
     make_job,
     make_model,
     metrics_of,
     model_bytes,
-    start_trainer,
 )
 from tunewright.contracts.errors import CheckpointCorrupted, IntegrityError
 from tunewright.trainer.checkpoints.finding import find_checkpoint, whole_checkpoints
@@ -49,20 +48,24 @@ def names(job: Path) -> list[str]:
     return [path.name for path in whole_checkpoints(job.parent / "checkpoints")]
 
 
+@pytest.fixture
+def start() -> Iterator[StartTrainer]:
+    with quick_trainers() as start:
+        yield start
+
+
 @pytest.mark.timeout(180)
-def test_a_run_killed_at_any_step_ends_with_the_bytes_of_one_that_was_not(tmp_path: Path) -> None:
+def test_a_run_killed_at_any_step_ends_with_the_bytes_of_one_that_was_not(tmp_path: Path, start: StartTrainer) -> None:
     torch.set_num_threads(1)  # as in the process below
     options = {"variant": "lora", "options": {"rank": 4, "dropout": 0.2}, "max_steps": 60}
     whole = make(tmp_path, "whole", checkpoint={"every_steps": 5}, **options)
     killed = make(tmp_path, "killed", checkpoint={"every_steps": 5}, **options)
     run_training(open_job(whole))
 
-    process, stop_at = start_trainer("train", killed), random.randint(7, 45)
+    trainer, stop_at = start(killed), random.randint(7, 45)
     print("killing after step", stop_at)
-    while not (killed.parent / "metrics.jsonl").exists() or len(lines_of(killed)) < stop_at:
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.002)
-    end_tree(process)
+    trainer.wait_until(lambda: len(lines_of(killed)) >= stop_at)
+    trainer.kill()
     assert not (killed.parent / "model").exists()
 
     assert run_node(killed) == 0
@@ -73,7 +76,8 @@ def test_a_run_killed_at_any_step_ends_with_the_bytes_of_one_that_was_not(tmp_pa
 
 
 def lines_of(job: Path) -> list[str]:
-    return (job.parent / "metrics.jsonl").read_text().splitlines()
+    path = job.parent / "metrics.jsonl"
+    return path.read_text().splitlines() if path.exists() else []
 
 
 def test_two_runs_of_one_experiment_give_the_same_bytes(tmp_path: Path) -> None:

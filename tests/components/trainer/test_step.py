@@ -14,6 +14,7 @@ from torch.nn.functional import cross_entropy
 from components.trainer.tiny_sessions import session_of
 from tunewright.contracts.errors import TrainingDiverged
 from tunewright.trainer.batches import make_batch
+from tunewright.trainer.computing import precision
 from tunewright.trainer.session import Session
 from tunewright.trainer.step import run_step
 from tunewright.trainer.strategies.engine import Applied
@@ -84,7 +85,10 @@ def test_activation_checkpointing_changes_nothing_but_memory(tmp_path: Path) -> 
     assert losses[0] == losses[1]
 
 
-def test_bfloat16_computes_near_float32_and_keeps_float32_weights(tmp_path: Path) -> None:
+def test_bfloat16_computes_near_float32_and_keeps_float32_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precision, "has_bfloat16_instructions", lambda: True)
     with session_of(tmp_path, dtype="bfloat16") as session:
         loss, _ = reference_of(session)
         result = run_step(session)

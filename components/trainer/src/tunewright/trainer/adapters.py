@@ -14,6 +14,7 @@ from tunewright.contracts.adapters import AdapterOptions
 from tunewright.contracts.errors import InvalidExperiment, Problem, UsageError
 from tunewright.contracts.files import write_json_atomically
 from tunewright.contracts.jobs import ModelReference
+from tunewright.trainer.lean_imports import import_bitsandbytes
 from tunewright.trainer.model_loading import load_reference, save_whole_model
 
 
@@ -39,6 +40,7 @@ def add_adapters(model: Any, options: AdapterOptions, base: ModelReference, use:
 
     Raises InvalidExperiment for each target that matches no layer.
     """
+    import_bitsandbytes()
     from peft import LoraConfig, get_peft_model
 
     path = f"{use.options_path}.target_modules"
@@ -110,6 +112,7 @@ def merge_adapter(source: Path, destination: Path, convert: Callable[[Any], Any]
 
     `convert` makes of the base, as it is loaded, what the adapters went onto.
     """
+    import_bitsandbytes()
     from peft import PeftConfig, PeftModel
 
     if not (source / "adapter_config.json").is_file():

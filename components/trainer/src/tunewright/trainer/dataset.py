@@ -51,7 +51,7 @@ class ListColumn:
 
 
 def _flat(array: Any) -> np.ndarray[Any, Any]:
-    flat: np.ndarray[Any, Any] = array.to_numpy(zero_copy_only=False)
+    flat: np.ndarray[Any, Any] = np.from_dlpack(array)  # a view; `to_numpy` would import pandas to make the same
     return flat
 
 

@@ -25,7 +25,7 @@ def _model_lines(session: Session) -> list[str]:
     total = session_parameters(session)
     trained = sum(parameter.numel() for parameter in session.parameters)
     transformer = transformer_of(session.trained.model)
-    dtype, device, attention = session.job.experiment.model.dtype, session.engine.device, session.called.attention
+    dtype, device, attention = session.called.dtype, session.engine.device, session.called.attention
     notes = [f"note: {note}" for note in session.called.notes(device)]
     return [
         f"model: {type(transformer).__name__}, {total:,} parameters, {trained:,} trained ({trained / total:.2%}), "

@@ -18,6 +18,7 @@ from tunewright.contracts.experiment import ModelSpec
 from tunewright.contracts.files import sync_directory
 from tunewright.contracts.jobs import ModelReference
 from tunewright.trainer.computing.segment_attention import use_segments
+from tunewright.trainer.lean_imports import import_bitsandbytes, not_installed
 
 _LISTED = 5
 
@@ -59,13 +60,16 @@ class ModelContext:
 
     barrier: Barrier = lambda: None
 
+    computed_in: str = ""
+    """What forward passes compute in on this machine. Empty: `model.dtype`."""
+
     without_weights: bool = False
     """Whether only the model's shape is wanted: nothing is read, drawn to be kept, quantized or written."""
 
     @property
     def dtype(self) -> torch.dtype:
-        """What forward passes compute in (`model.dtype`)."""
-        return dtype_named(self.spec.dtype)
+        """What forward passes compute in: `model.dtype`, where the machine has it (`computing/precision.py`)."""
+        return dtype_named(self.computed_in or self.spec.dtype)
 
 
 def dtype_named(name: str) -> torch.dtype:
@@ -135,6 +139,8 @@ def load_weights(context: ModelContext, **arguments: Any) -> Any:
 
     if context.without_weights:
         return random_model(context)
+    if "quantization_config" in arguments:
+        import_bitsandbytes()
     with _explained(context):
         model, info = AutoModelForCausalLM.from_pretrained(
             context.reference.name_or_path,
@@ -207,8 +213,9 @@ def save_whole_model(model: Any, directory: Path, weights: Mapping[str, torch.Te
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    # transformers empties the dictionary it is given.
-    model.save_pretrained(directory, state_dict=None if weights is None else dict(weights))
+    with not_installed("deepspeed"):  # to see whether a model is DeepSpeed's, accelerate would import all of it
+        # transformers empties the dictionary it is given.
+        model.save_pretrained(directory, state_dict=None if weights is None else dict(weights))
 
 
 class _Writer(Protocol):

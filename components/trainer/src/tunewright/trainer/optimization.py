@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from tunewright.contracts.experiment import TrainingSpec
+from tunewright.trainer.lean_imports import import_bitsandbytes
 from tunewright.trainer.muon import hidden_matrices, make_muon
 
 _Groups = list[dict[str, Any]]
@@ -57,6 +58,7 @@ def _make_bitsandbytes(
     model: torch.nn.Module, parameters: list[torch.nn.Parameter], training: TrainingSpec
 ) -> torch.optim.Optimizer:
     """AdamW of bitsandbytes: moments in 8 bits, or in pages that move to the host where a GPU's memory is short."""
+    import_bitsandbytes()
     from bitsandbytes import optim
 
     # On a CPU the pages are where they would move to: the fallback is no news to the user.
@@ -123,7 +125,8 @@ def warmup_steps(training: TrainingSpec, max_steps: int) -> int:
 
 def make_scheduler(optimizer: torch.optim.Optimizer, training: TrainingSpec, max_steps: int) -> Any:
     """The learning rate's course over `max_steps` steps, as transformers has it."""
-    from transformers import get_scheduler
+    import_bitsandbytes()
+    from transformers import get_scheduler  # it imports peft
 
     warmup = warmup_steps(training, max_steps)
     # transformers' `constant` would leave the warm-up out without a word.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -139,6 +138,7 @@ def make_context(job: TrainingJob, engine: Engine, vocabulary_size: int | None =
         device=engine.loading_device,
         training_device=engine.device,
         vocabulary_size=vocabulary_size,
+        computed_in=engine.computed_in,
         run_dir=job.run_dir.path,
         is_main=engine.is_main,
         barrier=engine.barrier,
@@ -204,6 +204,8 @@ def make_beginning(session: Session) -> Beginning:
         "variant": job.variant.name,
         "options": job.options.to_document(),
     }
+    if engine.computed_in != job.experiment.model.dtype:
+        identity["computed_in"] = engine.computed_in
     return Beginning(
         model=session.model,
         dataset=session.dataset,
@@ -250,5 +252,3 @@ def hush_libraries() -> None:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     warnings.filterwarnings("ignore", category=FutureWarning)
-    if not torch.cuda.is_available():  # to save, transformers imports DeepSpeed, which would warn of that
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")

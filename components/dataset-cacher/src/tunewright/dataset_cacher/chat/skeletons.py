@@ -138,13 +138,16 @@ class Skeleton:
     spans: tuple[tuple[int, int, int, int], ...]
     """What is trained: for start and end, the characters of fixed text before it, and the slots before it."""
 
-    def fill(self, contents: list[str]) -> Filled:
+    def fill(self, contents: Sequence[str]) -> Filled:
         """The text, given the contents of all messages."""
         if len(contents) != len(self.slots) or not self._takes_all:
             contents = [contents[number].strip() if strips else contents[number] for number, strips in self.slots]
         pieces = self._pieces.copy()
         pieces[1::2] = contents
-        return Filled("".join(pieces), self, contents)
+        text, sizes = "".join(pieces), list(map(len, contents))
+        # A text that is ASCII, which it knows by itself, has as many bytes as characters in each of its contents.
+        num_bytes = sizes if text.isascii() else list(map(_num_bytes, contents))
+        return Filled(text, self, sizes, num_bytes)
 
     @cached_property
     def frame(self) -> Frame:
@@ -169,15 +172,22 @@ class Filled(NamedTuple):
 
     text: str
     skeleton: Skeleton
-    contents: Sequence[str]
-    """Of each slot."""
+    sizes: Sequence[int]
+    """Of what is in each slot: characters. It is not kept itself: memory that is free at once is used again at once."""
+
+    num_bytes: Sequence[int]
+    """The same in bytes."""
 
     @property
     def spans(self) -> tuple[CharSpan, ...]:
         """What counts in the loss, in order, without overlap."""
-        before = [0, *accumulate(map(len, self.contents))]
+        before = [0, *accumulate(self.sizes)]
         found = [(start + before[slots], end + before[last]) for start, slots, end, last in self.skeleton.spans]
         return tuple([span for span in found if span[0] < span[1]])
+
+
+def _num_bytes(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode())
 
 
 Text = Rendered | Filled
@@ -191,6 +201,7 @@ class SkeletonRenderer:
         self._masker = masker
         self._skeletons: dict[object, Skeleton | None] = {}
         self._tracer: _Tracer | None = _Tracer.of(renderer, special_tokens)
+        self.has_skeletons = self._tracer is not None
 
     def render(self, conversation: Conversation, train_on: TrainOn) -> Text:
         """Text and spans of `conversation`. Raises RenderingFailed, and Unmaskable where spans cannot be told."""
@@ -204,10 +215,22 @@ class SkeletonRenderer:
         skeleton = self._skeletons.get(key)
         return self._masker.render(conversation, train_on) if skeleton is None else skeleton.fill(contents)
 
-    def fill(self, roles: Sequence[str], contents: list[str], train_on: TrainOn) -> Filled | None:
-        """The same for messages of these roles and contents and nothing else, where their skeleton is known by now."""
-        skeleton = self._skeletons.get(_key_of(roles, contents, _NONE, train_on))
-        return None if skeleton is None else skeleton.fill(contents)
+    def fill(
+        self, roles: Sequence[str], contents: Sequence[str], ends: Sequence[int], train_on: TrainOn
+    ) -> list[Filled] | None:
+        """The same for several conversations of roles and contents and nothing else, where all skeletons are known.
+
+        `ends` tells where the messages of each end in `roles` and `contents`.
+        """
+        filled, start = [], 0
+        for end in ends:
+            mine = contents[start:end]
+            skeleton = self._skeletons.get(_key_of(roles[start:end], mine, _NONE, train_on))
+            if skeleton is None:
+                return None
+            filled.append(skeleton.fill(mine))
+            start = end
+        return filled
 
     def _trace(self, tracer: _Tracer, conversation: Conversation, train_on: TrainOn) -> Skeleton | None:
         """The skeleton of conversations like this one, if there is one: tried on this one before it is believed."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import compress
 
 import numpy as np
 import orjson
@@ -13,12 +14,12 @@ from tunewright.contracts.dataset_plugins import Row
 from tunewright.contracts.errors import BrokenPlugin, Problem
 from tunewright.dataset_cacher.chat.masking import Masker, Rendered, Unmaskable
 from tunewright.dataset_cacher.chat.rendering import Renderer, RenderingFailed
-from tunewright.dataset_cacher.chat.skeletons import SkeletonRenderer, Text
+from tunewright.dataset_cacher.chat.skeletons import Filled, SkeletonRenderer, Text
 from tunewright.dataset_cacher.inputs import Inputs
 from tunewright.dataset_cacher.preparation.drops import TEMPLATE_UNMASKABLE
 from tunewright.dataset_cacher.preparation.keeping import statuses_of
 from tunewright.dataset_cacher.preparation.parts import DROP_REASONS, FIRST_DROP, KEPT, NOT_TAKEN, EncodedPart, PartTask
-from tunewright.dataset_cacher.reading.readers import BadRow, place_of, read_part
+from tunewright.dataset_cacher.reading.readers import BadRow, place_of, read_blocks
 from tunewright.dataset_cacher.reading.rows import QuickReader, RowReader, make_quick_reader, make_row_reader
 from tunewright.dataset_cacher.tokens.encoding import EncodedRows, Encoder, load_tokenizer, special_tokens_of
 from tunewright.dataset_cacher.tokens.engines import REFERENCE, FastEngine, ReferenceEngine
@@ -31,7 +32,7 @@ from tunewright.dataset_cacher.tokens.self_check import (
 )
 
 CHUNK_ROWS = 2048
-CHUNK_CHARACTERS = 1 << 20
+CHUNK_CHARACTERS = 1 << 21
 """What is encoded in one call: the batch is spread over all cores, and held in memory."""
 
 CHECKED_ROWS = 2
@@ -131,6 +132,19 @@ class PartEncoder:
         return self._readers[source]
 
 
+@dataclass(frozen=True)
+class _WantedBlock:
+    """Rows to encode that follow each other."""
+
+    indexes: Sequence[int]
+    """Of each row in the part."""
+
+    numbers: Sequence[int]
+    """For messages."""
+
+    rows: Sequence[Row | BadRow]
+
+
 class _PartInWork:
     """What is known of a part while its rows go by."""
 
@@ -145,16 +159,17 @@ class _PartInWork:
         self._template = inputs.template.name
         self._per_row = inputs.sequences_per_example
         self._to_check: list[tuple[int, Rendered]] = []
+        self._num_checked = 0
 
     def chunks(self) -> Iterator[list[Numbered]]:
         """The wanted rows as text, as many together as are encoded at once: a row's conversations are not parted."""
         chunk: list[Numbered] = []
         characters = 0
-        for texts in self._texts():
-            chunk += texts
-            for _, text in texts:
-                characters += len(text.text)
-            if len(chunk) >= CHUNK_ROWS or characters >= CHUNK_CHARACTERS:
+        for numbered in self._texts():
+            chunk.append(numbered)
+            characters += len(numbered[1].text)
+            is_full = len(chunk) >= CHUNK_ROWS or characters >= CHUNK_CHARACTERS
+            if is_full and len(chunk) % self._per_row == 0:
                 yield chunk
                 chunk, characters = [], 0
         if chunk:
@@ -171,15 +186,21 @@ class _PartInWork:
         self._tools.check([beginning_of(one, CHECKED_CHARACTERS) for _, one in self._to_check])
         self._to_check.clear()
 
-    def _texts(self) -> Iterator[list[Numbered]]:
-        """The texts of each wanted row. After the first row that cannot be used the others are only looked at."""
-        num_checked = 0
-        for index, number, content in self._wanted_rows():
+    def _texts(self) -> Iterator[Numbered]:
+        """The texts of the wanted rows. After the first row that cannot be used the others are only looked at."""
+        for block in self._wanted_blocks():
+            # What is compared with the reference goes row by row, and whatever else of its block.
+            may_be_quick = self._num_checked >= CHECKED_ROWS and not self.num_problems
+            quick = self._quick_texts(block.rows) if may_be_quick else None
+            yield from self._texts_by_row(block) if quick is None else zip(block.indexes, quick, strict=True)
+
+    def _texts_by_row(self, block: _WantedBlock) -> Iterator[Numbered]:
+        for index, number, content in zip(block.indexes, block.numbers, block.rows, strict=True):
             try:
                 texts = self._read(content)
-                if num_checked < CHECKED_ROWS and not self.num_problems:
+                if self._num_checked < CHECKED_ROWS and not self.num_problems:
                     self._to_check += enumerate(self._expected(content), index * self._per_row)
-                    num_checked += 1
+                    self._num_checked += 1
             except BrokenPlugin:  # a ValueError too, but no fault of the row
                 raise
             except RenderingFailed as error:
@@ -190,24 +211,39 @@ class _PartInWork:
                 self._add_problem(number, f"format `{self._source.format.name}`: {error}")
             else:
                 if not self.num_problems:
-                    yield list(enumerate(texts, index * self._per_row))
+                    yield from enumerate(texts, index * self._per_row)
 
-    def _wanted_rows(self) -> Iterator[tuple[int, int, Row | BadRow]]:
-        """Index in the part, number for messages, content."""
-        file, is_wanted = self._source.files[self._task.file], self._task.is_wanted
-        # There are more than were counted where the file has changed, which is found later.
-        for index, (number, content) in zip(range(len(self.status)), read_part(file, self._task.part), strict=False):
-            if is_wanted is None or is_wanted[index]:
-                yield index, number, content
+    def _wanted_blocks(self) -> Iterator[_WantedBlock]:
+        """The rows to encode, some at a time."""
+        file, is_wanted, start = self._source.files[self._task.file], self._task.is_wanted, 0
+        for block in read_blocks(file, self._task.part):
+            # There are more than were counted where the file has changed, which is found later.
+            end = min(start + len(block.rows), len(self.status))
+            indexes: Sequence[int] = range(start, end)
+            if is_wanted is None:
+                yield _WantedBlock(indexes, block.numbers[: len(indexes)], block.rows[: len(indexes)])
+            else:
+                wanted = is_wanted[start:end]
+                numbers, rows = compress(block.numbers, wanted), compress(block.rows, wanted)
+                yield _WantedBlock(list(compress(indexes, wanted)), list(numbers), list(rows))
+            start = end
+
+    def _quick_texts(self, rows: Sequence[Row | BadRow]) -> list[Filled] | None:
+        """The texts of rows, where a look at them is enough, without conversations made in between."""
+        if self._readers.quick is None or not self._tools.renderer.has_skeletons:
+            return None
+        plain = self._readers.quick(rows)
+        try:
+            return None if plain is None else self._tools.renderer.fill(*plain, self._source.spec.train_on)
+        except UnicodeEncodeError:  # half of a surrogate pair: which row has it is found one by one
+            return None
 
     def _read(self, content: Row | BadRow) -> Sequence[Text]:
-        """The texts of one row: where a look is enough, without a conversation made in between."""
+        """The texts of one row."""
+        quick = self._quick_texts([content])
+        if quick is not None:
+            return quick
         train_on, renderer = self._source.spec.train_on, self._tools.renderer
-        if self._readers.quick is not None and not isinstance(content, BadRow):
-            plain = self._readers.quick(content)
-            filled = None if plain is None else renderer.fill(*plain, train_on)
-            if filled is not None:
-                return (filled,)
         return [renderer.render(one, train_on) for one in self._readers.thorough(content)]
 
     def _expected(self, content: Row | BadRow) -> list[Rendered]:

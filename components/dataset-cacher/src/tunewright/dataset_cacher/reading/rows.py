@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from itertools import accumulate, chain
+from operator import itemgetter, methodcaller
+from typing import Any, NamedTuple
 
 from tunewright.contracts.dataset_plugins import Row
 from tunewright.contracts.errors import BrokenPlugin
@@ -47,10 +49,20 @@ def make_row_reader(source: SourceInputs) -> RowReader:
     return read
 
 
-QuickReader = Callable[[Row], tuple[list[str], list[str]] | None]
-"""Gives the roles and the contents of a row's messages, or None for a row that needs more than a look."""
+class PlainRows(NamedTuple):
+    """Rows of roles and contents and nothing else: the messages of all of them, one row behind the other."""
 
-_TEXTS = {str}
+    roles: list[str]
+    contents: list[str]
+    ends: list[int]
+    """Where the messages of each row end."""
+
+
+QuickReader = Callable[[Sequence[Row | BadRow]], PlainRows | None]
+"""Gives what rows say, or None where one of them needs more than a look."""
+
+_OF_ROLE, _OF_CONTENT, _OF_TOOLS = itemgetter("role"), itemgetter("content"), methodcaller("get", TOOLS_COLUMN)
+_PLAIN_SIZE = 2
 
 
 def make_quick_reader(source: SourceInputs) -> QuickReader | None:
@@ -63,23 +75,35 @@ def make_quick_reader(source: SourceInputs) -> QuickReader | None:
     read_format: Callable[[Row], Any] = load_entry(source.format.entry, source.format_owner)
     columns, prompt = source.spec.columns, source.spec.system_prompt
 
-    def read(row: Row) -> tuple[list[str], list[str]] | None:
+    def read(rows: Sequence[Any]) -> PlainRows | None:
         try:
             if columns:
-                row = _renamed(row, columns)
-            messages = read_format(row)
-            roles = [message["role"] for message in messages]
-            contents = [message["content"] for message in messages]
-            is_plain = sum(map(len, messages)) == 2 * len(roles) and set(map(type, contents)) == _TEXTS
-        except Exception:  # whatever is wrong with it, the row reader finds it too, and has the words
+                rows = [_renamed(row, columns) for row in rows]
+            given = list(map(read_format, rows))
+            if prompt is not None:
+                given = [_with_plain_prompt(messages, prompt) for messages in given]
+            return None if any(map(_OF_TOOLS, rows)) else _plain_rows(given)
+        except Exception:  # whatever is wrong with them, the row reader finds it too, and has the words
             return None
-        if not is_plain or row.get(TOOLS_COLUMN) is not None:
-            return None
-        if prompt is not None and "system" not in roles:
-            return ["system", *roles], [prompt, *contents]
-        return roles, contents
 
     return read
+
+
+def _plain_rows(given: list[Any]) -> PlainRows | None:
+    """The messages of some rows as columns, where all are plain: looked at together, with no step for each message."""
+    if set(map(type, given)) != {list} or not all(given):
+        return None
+    messages = list(chain.from_iterable(given))
+    if set(map(type, messages)) != {dict} or set(map(len, messages)) != {_PLAIN_SIZE}:
+        return None
+    rows = PlainRows(list(map(_OF_ROLE, messages)), list(map(_OF_CONTENT, messages)), list(accumulate(map(len, given))))
+    return rows if set(map(type, chain(rows.roles, rows.contents))) == {str} else None
+
+
+def _with_plain_prompt(messages: list[Any], prompt: str) -> list[Any]:
+    if any(message["role"] == "system" for message in messages):
+        return messages
+    return [{"role": "system", "content": prompt}, *messages]
 
 
 def _pair_of(given: Any, tools: Tools | None, what: str) -> tuple[Conversation, ...]:

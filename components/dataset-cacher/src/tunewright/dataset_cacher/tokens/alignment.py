@@ -9,6 +9,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,9 @@ from numpy.typing import NDArray
 from tunewright.dataset_cacher.chat.skeletons import Text
 from tunewright.dataset_cacher.tokens.engines import TokenBatch
 from tunewright.dataset_cacher.tokens.layout import Layout, Runs
+
+TokenEnds = NDArray[np.int32] | NDArray[np.int64]
+"""Places in the bytes of a batch, ascending, in 64 bits where 32 might not hold them."""
 
 _SPACE = "Ġ"
 """How byte-level vocabularies write the space."""
@@ -43,12 +47,19 @@ class ByteAlignment:
     is_composed: bool
     """Whether the tokenizer composes characters (NFC) first."""
 
-    def token_ends(self, batch: TokenBatch) -> NDArray[np.int64]:
+    def token_ends(self, batch: TokenBatch) -> TokenEnds:
         """Where each token ends, in bytes from the beginning of the batch."""
-        return np.cumsum(self.num_bytes.take(batch.ids), dtype=np.int64)
+        sizes = self.num_bytes.take(batch.ids)
+        if len(sizes) * self._most_bytes > np.iinfo(sizes.dtype).max:
+            return np.cumsum(sizes, dtype=np.int64)
+        return np.cumsum(sizes, dtype=sizes.dtype, out=sizes)  # in 32 bits and in place: no second array to fill
+
+    @cached_property
+    def _most_bytes(self) -> int:
+        return int(self.num_bytes.max(initial=0))
 
     def fits(
-        self, texts: Sequence[Text], layout: Layout, batch: TokenBatch, token_ends: NDArray[np.int64]
+        self, texts: Sequence[Text], layout: Layout, batch: TokenBatch, token_ends: TokenEnds
     ) -> NDArray[np.bool_]:
         """For each text whether its tokens stand for its bytes one for one."""
         text_ends = np.where(batch.ends > 0, token_ends[batch.ends - 1], 0) if len(token_ends) else batch.ends
@@ -57,21 +68,21 @@ class ByteAlignment:
             fits &= [one.text.isascii() or unicodedata.is_normalized("NFC", one.text) for one in texts]
         return fits
 
-    def trained_runs(self, spans: Runs, batch: TokenBatch, token_ends: NDArray[np.int64]) -> Runs:
+    def trained_runs(self, spans: Runs, batch: TokenBatch, token_ends: TokenEnds) -> Runs:
         """The tokens any byte of which is in one of `spans`. Every text must fit."""
+        # What is searched for is of the type of what is searched, or numpy would convert all of that.
+        starts, ends = spans.starts.astype(token_ends.dtype), spans.ends.astype(token_ends.dtype)
         if self.trimming is None:
             # A token starts where the one before it ends.
-            first = np.searchsorted(token_ends, spans.starts, side="right")
-            last = np.minimum(np.searchsorted(token_ends, spans.ends, side="left") + 1, len(token_ends))
+            first = np.searchsorted(token_ends, starts, side="right")
+            last = np.minimum(np.searchsorted(token_ends, ends, side="left") + 1, len(token_ends))
         else:
             token_starts, token_ends = self._trimmed(self.trimming, token_ends, batch)
-            first = np.searchsorted(token_ends, spans.starts, side="right")
-            last = np.searchsorted(token_starts, spans.ends, side="left")
+            first = np.searchsorted(token_ends, starts, side="right")
+            last = np.searchsorted(token_starts, ends, side="left")
         return joined(Runs(spans.texts, first, last))
 
-    def _trimmed(
-        self, trimming: _Trimming, token_ends: NDArray[np.int64], batch: TokenBatch
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def _trimmed(self, trimming: _Trimming, token_ends: TokenEnds, batch: TokenBatch) -> tuple[TokenEnds, TokenEnds]:
         """Starts and ends as `tokenizers` reports them: without the spaces at a token's ends.
 
         Source: `process_offsets` of tokenizers' byte-level post-processor.
@@ -113,13 +124,9 @@ def find_alignment(pipeline: Mapping[str, Any]) -> ByteAlignment | None:
     )
     if model.get("type") != "BPE" or any(unknown_ways) or takes_spaces:
         return None
-    added = {token["id"]: token["content"] for token in pipeline["added_tokens"]}
-    spelled = [(token, id) for token, id in model["vocab"].items() if id not in added]
-    added_texts = [(content, id) for id, content in added.items()]
-    size = vocabulary_size_of(pipeline)
-    # One character of a byte-level token stands for one byte.
-    num_bytes = _by_id(size, spelled, len) + _by_id(size, added_texts, lambda text: len(text.encode()))
-    return ByteAlignment(num_bytes, _find_trimming(pipeline, size, [*spelled, *added_texts]), is_composed)
+    # One character of a byte-level token stands for one byte; what is added is written as it is.
+    num_bytes = _by_id(pipeline, len, lambda text: len(text.encode()))
+    return ByteAlignment(num_bytes, _find_trimming(pipeline), is_composed)
 
 
 def vocabulary_size_of(pipeline: Mapping[str, Any]) -> int:
@@ -129,13 +136,22 @@ def vocabulary_size_of(pipeline: Mapping[str, Any]) -> int:
     return 1 + max(max(ids, default=-1), max((token["id"] for token in pipeline["added_tokens"]), default=-1))
 
 
-def _find_trimming(pipeline: Mapping[str, Any], size: int, tokens: Sequence[tuple[str, int]]) -> _Trimming | None:
+def _find_trimming(pipeline: Mapping[str, Any]) -> _Trimming | None:
     trimmers = [one for one in _flat(pipeline.get("post_processor"), "processors") if one.get("trim_offsets")]
     if not trimmers:
         return None
-    leading = _by_id(size, tokens, lambda token: len(token) - len(token.lstrip(_SPACE).lstrip()))
-    trailing = _by_id(size, tokens, lambda token: len(token) - len(token.rstrip(_SPACE).rstrip()))
-    return _Trimming(leading, trailing, spares_first_space=bool(trimmers[-1].get("add_prefix_space")))
+
+    def leading(token: str) -> int:
+        return len(token) - len(token.lstrip(_SPACE).lstrip())
+
+    def trailing(token: str) -> int:
+        return len(token) - len(token.rstrip(_SPACE).rstrip())
+
+    return _Trimming(
+        leading=_by_id(pipeline, leading, leading),
+        trailing=_by_id(pipeline, trailing, trailing),
+        spares_first_space=bool(trimmers[-1].get("add_prefix_space")),
+    )
 
 
 def _flat(part: dict[str, Any] | None, list_name: str) -> list[dict[str, Any]]:
@@ -147,7 +163,14 @@ def _flat(part: dict[str, Any] | None, list_name: str) -> list[dict[str, Any]]:
     )
 
 
-def _by_id(size: int, tokens: Sequence[tuple[str, int]], measure: Callable[[str], int]) -> NDArray[np.int32]:
-    table = np.zeros(size, dtype=np.int32)
-    table[[id for _, id in tokens]] = [measure(token) for token, _ in tokens]
+def _by_id(
+    pipeline: Mapping[str, Any], measure: Callable[[str], int], measure_added: Callable[[str], int]
+) -> NDArray[np.int32]:
+    """A number for each token: of those of the vocabulary, and of the texts that were added to it."""
+    vocabulary: Mapping[str, int] = pipeline["model"]["vocab"]
+    table = np.zeros(vocabulary_size_of(pipeline), dtype=np.int32)
+    ids = np.fromiter(vocabulary.values(), np.int64, len(vocabulary))
+    table[ids] = np.fromiter(map(measure, vocabulary), np.int32, len(vocabulary))
+    for token in pipeline["added_tokens"]:
+        table[token["id"]] = measure_added(token["content"])
     return table

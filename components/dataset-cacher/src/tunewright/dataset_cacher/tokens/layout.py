@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tunewright.dataset_cacher.chat.skeletons import Filled, Text, frame_of
+from tunewright.dataset_cacher.chat.skeletons import Filled, Frame, Text, frame_of
 
 
 @dataclass(frozen=True)
@@ -38,25 +39,27 @@ class Layout:
 
 def layout_of(texts: Sequence[Text]) -> Layout:
     """Sizes and spans of a batch, in bytes."""
-    fixed_sizes: list[int] = []
-    contents: list[str] = []
-    num_contents: list[int] = []
-    bounds: list[int] = []
-    num_spans: list[int] = []
-    for text in texts:
-        if type(text) is Filled:
-            frame = text.skeleton.frame
-            contents += text.contents
-            num_contents.append(len(text.contents))
-        else:
-            frame = frame_of(text.text, text.spans)
-            num_contents.append(0)
-        fixed_sizes.append(frame.num_bytes)
-        bounds += frame.bounds
-        num_spans.append(len(frame.bounds) // 4)
-    content_sizes = [len(one) if one.isascii() else len(one.encode()) for one in contents]
-    columns = (np.asarray(one, np.int64) for one in (fixed_sizes, content_sizes, num_contents, num_spans, bounds))
-    return _placed(_Frames(*columns))
+    if not texts:
+        nothing = np.zeros(0, np.int64)
+        return Layout(nothing, Runs(nothing, nothing, nothing))
+    frames, content_sizes = zip(*map(_measured, texts), strict=True)
+    bounds = [frame.bounds for frame in frames]
+    return _placed(
+        _Frames(
+            fixed_sizes=np.asarray([frame.num_bytes for frame in frames], np.int64),
+            content_sizes=np.asarray(list(chain.from_iterable(content_sizes)), np.int64),
+            num_contents=np.asarray(list(map(len, content_sizes)), np.int64),
+            num_spans=np.asarray(list(map(len, bounds)), np.int64) // 4,
+            bounds=np.asarray(list(chain.from_iterable(bounds)), np.int64),
+        )
+    )
+
+
+def _measured(text: Text) -> tuple[Frame, Sequence[int]]:
+    """Its fixed text, and the bytes of what is in its slots."""
+    if type(text) is Filled:
+        return text.skeleton.frame, text.num_bytes
+    return frame_of(text.text, text.spans), ()
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,16 @@ def describe_continuation(found: FoundCheckpoint, engine: Engine) -> dict[str, A
 
 def continuation_note(found: FoundCheckpoint, engine: Engine) -> str:
     """What is not as if the run had never stopped; empty where everything is."""
+    return "; ".join(note for note in (_note_of_processes(found, engine), _note_of_dtype(found, engine)) if note)
+
+
+def _note_of_dtype(found: FoundCheckpoint, engine: Engine) -> str:
+    """A machine that computes bfloat16 itself and one that does not take turns with a run."""
+    before, now = found.manifest.computed_in or engine.computed_in, engine.computed_in
+    return f"computes in {now} on this machine, in {before} before: numbers differ as these do" if before != now else ""
+
+
+def _note_of_processes(found: FoundCheckpoint, engine: Engine) -> str:
     before, now = found.manifest.num_processes, engine.num_processes
     if (before, found.manifest.strategy) == (now, engine.strategy):
         return ""

@@ -143,6 +143,7 @@ def _record(job: TrainingJob, engine: Engine, step: int, position: dict[str, Any
         experiment_digest=job.experiment_digest,
         continuation_digest=continuation_digest(job.experiment),
         strategy=engine.strategy,
+        computed_in=engine.computed_in,
         dataset_digest=job.job.dataset.digest,
         num_processes=engine.num_processes,
         position=position,

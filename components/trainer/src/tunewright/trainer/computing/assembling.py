@@ -14,7 +14,7 @@ from tunewright.trainer.computing.compiling import compile_layers
 from tunewright.trainer.computing.embedding_noise import EmbeddingNoise
 from tunewright.trainer.computing.language_model import LanguageModel, takes_positions_to_keep
 from tunewright.trainer.computing.loss_head import LossHead, find_loss_head
-from tunewright.trainer.computing.segment_attention import has_bfloat16_instructions
+from tunewright.trainer.computing.precision import computes_faster_in_float32
 from tunewright.trainer.dataset import TokenSequence
 from tunewright.trainer.efficiency import ModelCost, cost_of, peak_tflops
 from tunewright.trainer.model_loading import ModelContext
@@ -49,7 +49,11 @@ class ModelAsCalled:
 
     why_logits: str
     compiled_layers: int
+    asked_dtype: str
+    """`model.dtype`."""
+
     dtype: str
+    """What is computed in (`computing/precision.py`)."""
 
     def describe(self) -> dict[str, Any]:
         """For the record."""
@@ -57,6 +61,7 @@ class ModelAsCalled:
             "attention": self.attention,
             "loss": f"from whole logits: {self.why_logits}" if self.why_logits else "fused with the output layer",
             "compiled_layers": self.compiled_layers,
+            "dtype": {"asked": self.asked_dtype, "computed": self.dtype},
             "peak_tflops": self.peak_tflops,
         }
 
@@ -65,7 +70,9 @@ class ModelAsCalled:
         notes = []
         if self.why_logits:
             notes.append(f"losses are computed from whole logits, which takes memory: {self.why_logits}")
-        if self.dtype == "bfloat16" and device.type == "cpu" and not has_bfloat16_instructions():
+        if self.dtype != self.asked_dtype:
+            notes.append(f"this CPU has no instructions for {self.asked_dtype}: {self.dtype} is many times faster here")
+        elif self.dtype == "bfloat16" and computes_faster_in_float32(device):
             notes.append("this CPU has no instructions for bfloat16: model.dtype = `float32` is many times faster here")
         return notes
 
@@ -87,14 +94,14 @@ def call_model(
     compiled = compile_layers(transformer) if training.compile else 0
     model = LanguageModel(wrapped, takes_positions_to_keep(transformer), training.label_smoothing, trial.head)
     why_logits = trial.why_logits
-    if trial.head is not None and not _gives_same_loss(model, transformer, engine, experiment.model.dtype):
+    if trial.head is not None and not _gives_same_loss(model, transformer, engine, engine.computed_in):
         model, why_logits = replace(model, head=None), _OTHER_LOSS
     if training.neftune_noise_alpha:
         model.noise = EmbeddingNoise(transformer.get_input_embeddings(), training.neftune_noise_alpha)
-    dtype = experiment.model.dtype
+    asked, dtype = experiment.model.dtype, engine.computed_in
     peak = peak_tflops(engine.device, getattr(torch, dtype), training.peak_tflops)
     attention = str(transformer.config._attn_implementation)
-    return ModelAsCalled(model, trial.cost, peak, attention, why_logits, compiled, dtype)
+    return ModelAsCalled(model, trial.cost, peak, attention, why_logits, compiled, asked, dtype)
 
 
 @torch.no_grad()

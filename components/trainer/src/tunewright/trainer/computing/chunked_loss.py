@@ -4,6 +4,9 @@ The gradient of a summed cross-entropy is computed together with it, while a chu
 log-probabilities, whose weights are not known yet, by computing the logits once more. Softmax and sums are float32,
 matrices are multiplied in `dtype`, the gradient of the weight is added up in float32.
 
+On a CPU in float32 the logits of all chunks use one place in memory. Logits laid out as (V, C) were tried: each product
+was faster by itself, all of it together was not (on a busy machine).
+
 Measured beside this: torch's own `linear_cross_entropy` was slower and took more memory; Liger's needs a GPU.
 
 Shapes: N tokens, H entries of a hidden state, V of the vocabulary, C tokens of a chunk.
@@ -35,10 +38,25 @@ class OutputLayer:
     dtype: torch.dtype
     """What matrices are multiplied in."""
 
-    def logits(self, hidden_CH: torch.Tensor) -> torch.Tensor:
-        """(C, V), float32; a tensor of its own, which may be written to."""
-        logits_CV = (hidden_CH.to(self.dtype) @ self.weight_VH.to(self.dtype).T).float()
+    def logits(self, hidden_CH: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
+        """(C, V), float32, which may be written to; in `place` where that is large enough."""
+        hidden_CH, weight_VH = hidden_CH.to(self.dtype), self.weight_VH.to(self.dtype)
+        size = len(hidden_CH) * len(weight_VH)
+        if size <= len(place):
+            logits_CV = torch.mm(hidden_CH, weight_VH.T, out=place[:size].view(-1, len(weight_VH)))
+        else:
+            logits_CV = (hidden_CH @ weight_VH.T).float()
         return logits_CV if self.bias_V is None else logits_CV.add_(self.bias_V.float())
+
+    def logits_by_chunk(self, hidden_NH: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
+        """Which tokens, and their logits (C, V), float32: to be written to, and gone with the next chunk."""
+        layer, device = self.in_dtype(), hidden_NH.device
+        chunks = list(chunks_of(len(hidden_NH), len(self.weight_VH), device.type))
+        keeps_place = self.dtype is torch.float32 and device.type == "cpu"
+        longest = max((rows.stop - rows.start for rows in chunks), default=0) if keeps_place else 0
+        place = torch.empty(longest * len(self.weight_VH), dtype=torch.float32, device=device)
+        for rows in chunks:
+            yield rows, layer.logits(hidden_NH[rows], place)
 
     def in_dtype(self) -> OutputLayer:
         """The same with its weight in `dtype`, so that chunks do not convert it again and again."""
@@ -149,8 +167,10 @@ class _SummedCrossEntropy(torch.autograd.Function):
             wanted = [with_gradients and one for one in ctx.needs_input_grad[:3]]
             gradients = _Gradients(hidden_NH, OutputLayer(weight_VH, bias_V, dtype), wanted)
             losses_N = torch.empty(labels_N.shape, dtype=torch.float32, device=hidden_NH.device)
-            for rows in chunks_of(len(labels_N), len(weight_VH), hidden_NH.device.type):
-                losses_N[rows] = _one_chunk(rows, hidden_NH[rows], labels_N[rows, None], smoothing, gradients)
+            for rows, logits_CV in gradients.layer.logits_by_chunk(hidden_NH):
+                losses_N[rows] = _one_chunk(logits_CV, labels_N[rows, None], smoothing, gradients.any_wanted)
+                if gradients.any_wanted:
+                    gradients.add(rows, hidden_NH[rows], logits_CV)
         ctx.gradients = gradients
         return losses_N.sum()
 
@@ -163,16 +183,16 @@ class _SummedCrossEntropy(torch.autograd.Function):
 
 
 def _one_chunk(
-    rows: slice, hidden_CH: torch.Tensor, labels_C1: torch.Tensor, smoothing: float, gradients: _Gradients
+    logits_CV: torch.Tensor, labels_C1: torch.Tensor, smoothing: float, with_gradients: bool
 ) -> torch.Tensor:
-    """The losses (C,) of the tokens `rows`; their gradients are added to the others."""
-    logits_CV = gradients.layer.logits(hidden_CH)
+    """The losses (C,). The logits become the gradient by them, where it is wanted."""
     wanted_C1, mean_C1 = logits_CV.gather(1, labels_C1), logits_CV.mean(dim=1, keepdim=True) if smoothing else 0.0
     losses_C1 = _softmax_in_place(logits_CV) - (1 - smoothing) * wanted_C1 - smoothing * mean_C1
-    if gradients.any_wanted:
-        # The softmax becomes the gradient by the logits: what each token was to be is taken off.
+    if with_gradients:
+        # What each token was to be is taken off.
         logits_CV.scatter_(1, labels_C1, logits_CV.gather(1, labels_C1) - (1 - smoothing))
-        gradients.add(rows, hidden_CH, logits_CV.sub_(smoothing / logits_CV.shape[1]) if smoothing else logits_CV)
+        if smoothing:
+            logits_CV.sub_(smoothing / logits_CV.shape[1])
     return losses_C1[:, 0]
 
 
@@ -190,9 +210,8 @@ class _TokenLogProbabilities(torch.autograd.Function):
         ctx.dtype = dtype
         result_N = torch.empty(labels_N.shape, dtype=torch.float32, device=hidden_NH.device)
         with torch.autocast(hidden_NH.device.type, enabled=False):
-            layer = OutputLayer(weight_VH, bias_V, dtype).in_dtype()
-            for rows in chunks_of(len(labels_N), len(weight_VH), hidden_NH.device.type):
-                result_N[rows] = _score_chunk(layer, hidden_NH[rows], labels_N[rows, None])
+            for rows, logits_CV in OutputLayer(weight_VH, bias_V, dtype).logits_by_chunk(hidden_NH):
+                result_N[rows] = _score_chunk(logits_CV, labels_N[rows, None])
         return result_N
 
     @staticmethod
@@ -200,22 +219,20 @@ class _TokenLogProbabilities(torch.autograd.Function):
         hidden_NH, weight_VH, bias_V, labels_N = ctx.saved_tensors
         with torch.autocast(hidden_NH.device.type, enabled=False):
             gradients = _Gradients(hidden_NH, OutputLayer(weight_VH, bias_V, ctx.dtype), ctx.needs_input_grad[:3])
-            for rows in chunks_of(len(labels_N), len(weight_VH), hidden_NH.device.type):
-                _score_chunk_backward(rows, hidden_NH[rows], labels_N[rows, None], factors_N[rows, None], gradients)
+            for rows, logits_CV in gradients.layer.logits_by_chunk(hidden_NH):
+                _score_chunk_backward(logits_CV, labels_N[rows, None], factors_N[rows, None])
+                gradients.add(rows, hidden_NH[rows], logits_CV)
         return (*gradients.taken(), None, None)
 
 
-def _score_chunk(layer: OutputLayer, hidden_CH: torch.Tensor, labels_C1: torch.Tensor) -> torch.Tensor:
+def _score_chunk(logits_CV: torch.Tensor, labels_C1: torch.Tensor) -> torch.Tensor:
     """Log-probabilities (C,)."""
-    logits_CV = layer.logits(hidden_CH)
     wanted_C1 = logits_CV.gather(1, labels_C1)
     return (wanted_C1 - _softmax_in_place(logits_CV))[:, 0]
 
 
-def _score_chunk_backward(
-    rows: slice, hidden_CH: torch.Tensor, labels_C1: torch.Tensor, factors_C1: torch.Tensor, gradients: _Gradients
-) -> None:
-    logits_CV = gradients.layer.logits(hidden_CH)
+def _score_chunk_backward(logits_CV: torch.Tensor, labels_C1: torch.Tensor, factors_C1: torch.Tensor) -> None:
+    """The logits become the gradient by them."""
     _softmax_in_place(logits_CV)
     logits_CV.scatter_(1, labels_C1, logits_CV.gather(1, labels_C1) - 1)
-    gradients.add(rows, hidden_CH, logits_CV.mul_(-factors_C1))
+    logits_CV.mul_(-factors_C1)

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch.nn.functional import scaled_dot_product_attention as attend
 
+from tunewright.trainer.computing.precision import computes_faster_in_float32
+
 NAME = "tunewright_segments"
 """What the attention is called in transformers' registries, and in the log."""
 
@@ -139,13 +141,3 @@ def whole_mask(lengths_S: torch.Tensor) -> torch.Tensor:
     number_T = torch.arange(len(lengths_S), device=lengths_S.device).repeat_interleave(lengths_S)
     position_T = torch.arange(len(number_T), device=lengths_S.device)
     return ((number_T[:, None] == number_T) & (position_T[:, None] >= position_T))[None, None]
-
-
-def computes_faster_in_float32(device: torch.device) -> bool:
-    """Whether this is a CPU without instructions for bfloat16: there its kernels are five times slower in it."""
-    return device.type == "cpu" and not has_bfloat16_instructions()
-
-
-def has_bfloat16_instructions() -> bool:
-    """Whether this machine's CPU multiplies bfloat16 itself (AVX512_BF16, AMX)."""
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from tunewright.contracts.experiment import ExperimentSpec
+from tunewright.trainer.computing.precision import computed_dtype
 from tunewright.trainer.efficiency import peak_tflops
 from tunewright.trainer.estimating.rehearsal import Rehearsal, rehearse
 from tunewright.trainer.estimating.subject import Subject
@@ -139,7 +140,7 @@ def _optimizer_bytes(rehearsal: Rehearsal, optimizer: str) -> int:
 def device_flops_per_second(experiment: ExperimentSpec) -> float:
     """What a device reaches in training: a share of its peak, which is stated, known, or measured on this machine."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = getattr(torch, experiment.model.dtype)
+    dtype = getattr(torch, computed_dtype(experiment.model.dtype, experiment.training.strategy, device))
     known = peak_tflops(device, dtype, experiment.training.peak_tflops)
     peak = known * 1e12 if known is not None else _measured_flops_per_second(device, dtype)
     return peak * _SHARE_OF_PEAK

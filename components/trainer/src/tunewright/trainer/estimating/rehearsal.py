@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
-from tunewright.contracts.experiment import ModelSpec
-from tunewright.trainer.api import ModelContext, TrainerVariant
+from tunewright.trainer.api import ModelContext, TrainerVariant, dtype_named
 from tunewright.trainer.computing.loss_head import LossHead
+from tunewright.trainer.computing.precision import computed_dtype
 from tunewright.trainer.estimating.live_memory import LiveMemory
 from tunewright.trainer.estimating.subject import Subject
 from tunewright.trainer.session import hush_libraries, transformer_of
@@ -53,7 +53,8 @@ def rehearse(subject: Subject) -> Rehearsal:
     from torch.utils.flop_counter import FlopCounterMode
 
     hush_libraries()
-    spec, training = subject.experiment.model, subject.experiment.training
+    training = subject.experiment.training
+    dtype = _computed_dtype(subject)
     tokens = max(2, subject.longest_row_tokens * training.micro_batch_size)
     variant: Any = subject.make_variant()
     model = _build(variant, subject)
@@ -69,22 +70,26 @@ def rehearse(subject: Subject) -> Rehearsal:
         gradients = memory.live_bytes - before
         memory.peak_bytes = memory.live_bytes
         with FlopCounterMode(display=False) as flops:
-            _run(model, spec, tokens, max(1, round(tokens * subject.trained_share)))
+            _run(model, dtype, tokens, max(1, round(tokens * subject.trained_share)))
         peak = memory.peak_bytes
     compressed = [one.numel() for name, one in parameters.items() if stored[name] < one.numel() * one.element_size()]
     read = sum(one.numel() * one.element_size() for one in parameters.values() if not one.requires_grad)
-    itemsize = 4 if spec.dtype == "float32" else 2
     return Rehearsal(
         num_parameters=sum(one.numel() for one in parameters.values()),
         num_trained=sum(one.numel() for one in trained),
         weights_bytes=sum(stored.values()),
         read_bytes=read if compressed else 0,
-        frozen_matrix_bytes=max(compressed, default=0) * itemsize,
+        frozen_matrix_bytes=max(compressed, default=0) * dtype.itemsize,
         activations_bytes=peak - before - gradients,
         num_matrices_trained=sum(one.numel() for one in trained if one.ndim == 2),
         pass_flops=int(flops.get_total_flops()),
         pass_tokens=tokens,
     )
+
+
+def _computed_dtype(subject: Subject) -> torch.dtype:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return dtype_named(computed_dtype(subject.experiment.model.dtype, subject.experiment.training.strategy, device))
 
 
 def _build(variant: TrainerVariant, subject: Subject) -> Any:
@@ -103,11 +108,10 @@ def _build(variant: TrainerVariant, subject: Subject) -> Any:
     return prepared.train()
 
 
-def _run(model: Any, spec: ModelSpec, tokens: int, trained_tokens: int) -> None:
+def _run(model: Any, dtype: torch.dtype, tokens: int, trained_tokens: int) -> None:
     """The loss of one conversation as long as the pass, and its gradients."""
     ids, kept = torch.zeros(1, tokens, dtype=torch.int64), torch.zeros(trained_tokens, dtype=torch.int64)
     output = transformer_of(model).get_output_embeddings()
-    dtype = getattr(torch, spec.dtype)
     with torch.autocast("cpu", dtype, enabled=dtype is not torch.float32):
         if type(output) is torch.nn.Linear:
             with LossHead(output).summing(kept, 0.0, kept):

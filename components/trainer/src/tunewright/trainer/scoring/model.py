@@ -12,8 +12,10 @@ from tunewright.contracts.jobs import ModelReference
 from tunewright.trainer.computing.isolation import keeps_sequences_apart
 from tunewright.trainer.computing.language_model import LanguageModel, takes_positions_to_keep
 from tunewright.trainer.computing.loss_head import find_loss_head
+from tunewright.trainer.computing.precision import computed_dtype
 from tunewright.trainer.embeddings import grow_embeddings
 from tunewright.trainer.job import TrainingJob
+from tunewright.trainer.lean_imports import import_bitsandbytes
 from tunewright.trainer.model_loading import ModelContext, load_base_model
 from tunewright.trainer.session import hush_libraries, transformer_of
 
@@ -55,7 +57,10 @@ def load_scored_model(job: TrainingJob, device: torch.device, vocabulary_size: i
     Raises InvalidExperiment for weights that lack tensors, and for a tokenizer with more tokens than embeddings.
     """
     hush_libraries()
-    context = ModelContext(job.experiment.model, job.model, job.experiment.seed, device, job.run_dir.path)
+    computed_in = computed_dtype(job.experiment.model.dtype, "ddp", device)  # each process has a whole model
+    context = ModelContext(
+        job.experiment.model, job.model, job.experiment.seed, device, job.run_dir.path, computed_in=computed_in
+    )
     model = _load(context, vocabulary_size).requires_grad_(False)
     transformer = transformer_of(model)
     # A loss without logits of the whole vocabulary, where the model allows that: the trial wants a gradient.
@@ -85,6 +90,7 @@ def _load(context: ModelContext, vocabulary_size: int) -> Any:
     adapters = adapters_of(context.reference)
     if adapters is None:
         return _load_whole(context, vocabulary_size)
+    import_bitsandbytes()
     from peft import PeftConfig, PeftModel
 
     config = PeftConfig.from_pretrained(str(adapters))

@@ -225,7 +225,7 @@ class _Progress:
 def _say_start(scoring: Scoring, num_done: int) -> None:
     scored, settings = scoring.scored, scoring.settings
     name = type(transformer_of(scored.model)).__name__
-    dtype = scoring.job.experiment.model.dtype
+    dtype = str(scored.model.dtype).removeprefix("torch.")
     log.say(f"model: {name}, {scored.num_parameters:,} parameters, {dtype} on {scored.device}")
     measured = ", ".join((*settings.metrics, *settings.harness_tasks))
     log.say(f"rows: {len(scoring.sequences):,}, {settings.batch_size} at a time; measured: {measured}")

@@ -8,6 +8,7 @@ import torch
 
 from tunewright.contracts.errors import InvalidExperiment, Problem
 from tunewright.contracts.experiment import ExperimentSpec
+from tunewright.trainer.host_memory import keep_freed_memory
 from tunewright.trainer.strategies.engine import Engine
 
 _ENGINES = {
@@ -24,6 +25,8 @@ def start_engine(experiment: ExperimentSpec) -> Engine:
     Raises InvalidExperiment for a precision that this machine has not.
     """
     _refuse_half_precision(experiment)
+    if not torch.cuda.is_available():
+        keep_freed_memory()
     module, _, name = _ENGINES[experiment.training.strategy].partition(":")
     engine_type: type[Engine] = getattr(importlib.import_module(f"tunewright.trainer.strategies.{module}"), name)
     engine = engine_type(experiment)

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 
 from tunewright.contracts.experiment import ExperimentSpec
+from tunewright.trainer.computing.precision import computed_dtype
 from tunewright.trainer.optimization import restore_state
 from tunewright.trainer.strategies.engine import Applied, Engine, MakeOptimizer, RefuseNorm, nothing_special
 from tunewright.trainer.strategies.process_group import join_process_group, leave_process_group
@@ -28,9 +29,10 @@ class DdpEngine(Engine):
         super().__init__(experiment)
         on_gpu = torch.cuda.is_available()
         join_process_group(on_gpu)
+        dtype = computed_dtype(experiment.model.dtype, self.strategy, torch.device("cuda" if on_gpu else "cpu"))
         self.accelerator = Accelerator(
             cpu=not on_gpu,
-            mixed_precision=_PRECISION[experiment.model.dtype],
+            mixed_precision=_PRECISION[dtype],
             kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
         )
         self.rank: int = self.accelerator.process_index

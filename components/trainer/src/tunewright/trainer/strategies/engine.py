@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 
 from tunewright.contracts.experiment import ExperimentSpec
+from tunewright.trainer.computing.precision import computed_dtype
 
 MakeOptimizer = Callable[[torch.nn.Module], torch.optim.Optimizer]
 RefuseNorm = Callable[[float], None]
@@ -44,6 +45,11 @@ class Engine(abc.ABC):
     def is_main(self) -> bool:
         """Whether this process writes and prints."""
         return self.rank == 0
+
+    @property
+    def computed_in(self) -> str:
+        """What forward passes compute in: `model.dtype`, or what is faster and more exact on this machine."""
+        return computed_dtype(self.experiment.model.dtype, self.strategy, self.device)
 
     @property
     def loading_device(self) -> torch.device:
