@@ -114,7 +114,7 @@ def bare_product_rate(workload: Workload) -> float:
         began = time.process_time()
         torch.mm(left, right, out=place)
         best = min(best, time.process_time() - began)
-    return 2.0 * rows * width * others / best
+    return float(2 * rows * width * others / best)
 
 
 def say_limit(work: Path, workload: Workload, answer: Mapping[str, Any]) -> None:
