@@ -19,7 +19,7 @@ from tunewright.contracts.status import JobState, JobStatus
 from tunewright.launcher.batch import Batch
 from tunewright.launcher.clusters import GuardedCluster
 from tunewright.launcher.events import record_event
-from tunewright.launcher.resolve import cluster_options
+from tunewright.launcher.prepare import options_of
 from tunewright.launcher.run_store import read_handle, read_json
 from tunewright.launcher.submit import tell_submitted
 from tunewright.launcher.sweep import PlannedPoint
@@ -59,18 +59,18 @@ def _takes_arrays(host: PluginHost, group: Sequence[PlannedPoint]) -> bool:
 
 def _parts(watch: Watch, group: Sequence[PlannedPoint]) -> Iterator[Sequence[PlannedPoint]]:
     """The group, cut into as few arrays as its cluster takes, of much the same size."""
-    spec = group[0].point.checked.experiment.spec
-    options = cluster_options(spec, watch.host.clusters.get(spec.cluster.name))
-    num_parts = -(-len(group) // watch.cluster(spec.cluster.name).largest_array(options))
+    checked = group[0].point.checked
+    cluster = watch.cluster(checked.experiment.spec.cluster.name)
+    num_parts = -(-len(group) // cluster.largest_array(options_of(checked)))
     edges = [len(group) * part // num_parts for part in range(num_parts + 1)]
     return (group[start:end] for start, end in itertools.pairwise(edges))
 
 
 def _write_array(watch: Watch, group: Sequence[PlannedPoint]) -> Path:
     """Plan one array and keep it, whole, before its cluster hears of it."""
-    batch, spec = watch.batch, group[0].point.checked.experiment.spec
-    options = cluster_options(spec, watch.host.clusters.get(spec.cluster.name))
-    plan = watch.cluster(spec.cluster.name).plan_array([one.job for one in group], options, batch.at_most)
+    batch, checked = watch.batch, group[0].point.checked
+    cluster = watch.cluster(checked.experiment.spec.cluster.name)
+    plan = cluster.plan_array([one.job for one in group], options_of(checked), batch.at_most)
     directory = _new_directory(batch)
     (directory / _PLAN).mkdir()
     for file in plan.files:
