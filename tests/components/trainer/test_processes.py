@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from safetensors.torch import load
+from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 from conformance.quick_trainers import StartTrainer, is_alive, quick_trainers
 from conformance.tiny_jobs import (
@@ -25,7 +26,7 @@ from conformance.tiny_jobs import (
 )
 from tunewright.contracts.errors import TunewrightError
 from tunewright.trainer.job import open_job
-from tunewright.trainer.node import rendezvous, shell_exit_code
+from tunewright.trainer.node import cause_of_the_end, rendezvous, shell_exit_code
 from tunewright.trainer.training import run_training
 
 pytestmark = pytest.mark.timeout(180)  # each starts several processes, and each of them imports torch
@@ -106,6 +107,27 @@ def test_a_killed_process_ends_the_node_with_its_signal_and_the_others_with_it(
     assert trainer.wait() == 128 + signal.SIGKILL, trainer.said
     assert not any(map(is_alive, children))
     assert "exit code 137" in json.loads((job.parent / "training.json").read_text())["error"]
+
+
+@pytest.mark.parametrize(
+    ("ends", "cause"),
+    [
+        pytest.param([(0, 1, 0), (1, -9, 0)], 1, id="killed, and the other has lost its connection by then"),
+        pytest.param([(0, 1, 0), (1, -9, 1)], 1, id="the same, over the turn of a second"),
+        pytest.param([(1, -11, 0), (0, 1, 0)], 1, id="a crash that is noticed first"),
+        pytest.param([(1, 65, 0), (0, -15, 0)], 1, id="an error, and the agent has ended the other"),
+        pytest.param([(0, 1, 0), (1, -6, 0)], 0, id="an error, and the other's communication has given up"),
+        pytest.param([(0, 1, 0), (1, -9, 30)], 0, id="an error, and the other had to be killed for it"),
+        pytest.param([(1, 1, 3), (0, 1, 0)], 0, id="two errors: the earlier"),
+    ],
+)
+def test_the_cause_of_an_end_is_what_the_other_processes_died_of(
+    tmp_path: Path, ends: list[tuple[int, int, int]], cause: int
+) -> None:
+    failures = {rank: ProcessFailure(rank, 1, code, str(tmp_path / "none")) for rank, code, _ in ends}
+    for rank, _, second in ends:
+        failures[rank].timestamp = 1_700_000_000 + second
+    assert cause_of_the_end(failures) == (cause, failures[cause])
 
 
 @pytest.mark.parametrize(("code", "shell"), [(0, 0), (1, 1), (65, 65), (-9, 137), (-15, 143)])

@@ -8,8 +8,9 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tunewright.contracts.errors import CheckpointCorrupted, RunStopped, TrainingDiverged, TunewrightError
 from tunewright.trainer.checkpoints.copies import fetch_checkpoints
@@ -30,10 +31,19 @@ from tunewright.trainer.scoring.harness import refuse_missing_harness
 from tunewright.trainer.scoring.rows import RowStore
 from tunewright.trainer.summary import note_failure
 
+if TYPE_CHECKING:
+    from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
+
 _SECONDS_FOR_THE_MAIN_PROCESS = 5.0
 _SECONDS_AFTER_THE_DEADLINE = 2.0
 _HOPELESS_EXIT_CODES = (64, 65, 66, 77, 78)
 """What is wrong stays wrong: processes are not started again for it."""
+
+_SECONDS_FROM_CAUSE_TO_ECHO = 10
+"""Well under the 30 s after which torch's agent kills those that SIGTERM did not end."""
+
+_SIGNALS_OF_AN_ECHO = (signal.SIGTERM, signal.SIGABRT)
+"""What a process may die of because another has: its agent ends it, or its communication library gives up."""
 
 _LOCAL_ADDRESS = "127.0.0.1"
 
@@ -174,7 +184,7 @@ def _see_to_the_end(job: TrainingJob, node: NodeDirectory, launch: Any, path: Pa
     try:
         launch("-m", "tunewright.trainer", job.experiment.job, str(path.absolute()))
     except ChildFailedError as error:
-        rank, failure = error.get_first_failure()
+        rank, failure = cause_of_the_end(error.failures)
         code = shell_exit_code(failure.exitcode)
         # What rank 0 says when another process is gone is that it cannot reach it: the cause is the first to end.
         is_told = rank == 0 or node.exit_code() is not None or node.interruption() is not None
@@ -184,6 +194,21 @@ def _see_to_the_end(job: TrainingJob, node: NodeDirectory, launch: Any, path: Pa
         note_failure(job, f"stopped by {error.sigval.name}", keep=True)
         return 128 + int(error.sigval)
     return 0
+
+
+def cause_of_the_end(failures: Mapping[int, ProcessFailure]) -> tuple[int, ProcessFailure]:
+    """The rank that brought the others down, and its failure. `failures` has all that failed, in the order of notice.
+
+    torch's own answer is the first noticed, by the second. Of a killed process the others learn at once, by a lost
+    connection, and may have ended with an error by the time that torch looks: a signal is then the cause, and an exit
+    code what followed from it.
+    """
+    first = min(failures, key=lambda rank: failures[rank].timestamp)
+    latest = failures[first].timestamp + _SECONDS_FROM_CAUSE_TO_ECHO
+    for rank, failure in failures.items():
+        if failure.timestamp <= latest and failure.exitcode < 0 and -failure.exitcode not in _SIGNALS_OF_AN_ECHO:
+            return rank, failure
+    return first, failures[first]
 
 
 def _interrupt(job: TrainingJob, node: NodeDirectory, number: int) -> None:
