@@ -168,12 +168,16 @@ class PluginHost:
         """Everything found, by name; broken ones with their error."""
         # The registries find out about plugins that break while they register.
         _ = self.clusters, self.variants
-        return tuple(self._with_hooks(self._plugins[name]) for name in sorted(self._plugins))
+        hooks = self._hooks_by_plugin()
+        return tuple(replace(self._plugins[name], hooks=hooks.get(name, ())) for name in sorted(self._plugins))
 
-    def _with_hooks(self, plugin: InstalledPlugin) -> InstalledPlugin:
-        module = self._manager.get_plugin(plugin.name)
-        callers = [] if module is None else self._manager.get_hookcallers(module) or []
-        return replace(plugin, hooks=tuple(sorted(caller.name for caller in callers)))
+    def _hooks_by_plugin(self) -> dict[str, tuple[str, ...]]:
+        """What each plugin implements, sorted. In one pass: pluggy would go through all hooks for each plugin."""
+        hooks: dict[str, list[str]] = {}
+        for name, caller in sorted(vars(self._manager.hook).items()):
+            for implementation in caller.get_hookimpls():
+                hooks.setdefault(implementation.plugin_name, []).append(name)
+        return {plugin: tuple(names) for plugin, names in hooks.items()}
 
     @property
     def versions(self) -> dict[str, str]:
@@ -320,8 +324,11 @@ def _readers_in(directory: str) -> Iterator[_Reader]:
 
 def _read(directory: str, name: str) -> str | None:
     try:
-        with open(os.path.join(directory, name), "rb", buffering=0) as file:
-            return file.read().decode()
+        descriptor = os.open(f"{directory}/{name}", os.O_RDONLY)  # half the time of a file object
+        try:
+            return b"".join(iter(partial(os.read, descriptor, 1 << 16), b"")).decode()
+        finally:
+            os.close(descriptor)
     except OSError:
         return None
 

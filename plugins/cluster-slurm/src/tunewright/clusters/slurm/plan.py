@@ -54,7 +54,7 @@ def plan_jobs(jobs: Sequence[JobSpec], options: SlurmOptions, array: str | None 
         raise InvalidExperiment.from_problems("cluster `slurm`", list(dict.fromkeys(problems)))
     files = (
         PlannedFile(name=SCRIPT_FILE, text=_script(jobs, options, array)),
-        PlannedFile(name=PLAN_FILE, text=json_text(_for_submission(jobs, options, array))),
+        PlannedFile(name=PLAN_FILE, text=_for_submission(jobs, options, array)),
     )
     return SubmissionPlan(cluster="slurm", run=jobs[0].run, files=files)
 
@@ -72,7 +72,7 @@ def _script(jobs: Sequence[JobSpec], options: SlurmOptions, array: str | None) -
         _BATCH_PROGRAM,
         "END_OF_PROGRAM\n",
         # No shell, locale or editor can read ASCII in two ways; and no line of JSON is the end of a here-document.
-        _for_nodes(jobs, options),
+        *_for_nodes(jobs, options),
         "\nEND_OF_JOBS\n",
     )
     return "".join(parts)
@@ -131,14 +131,14 @@ def _is_requeued(job: JobSpec, options: SlurmOptions) -> bool:
     return job.max_retries > 0 if options.requeue is None else options.requeue
 
 
-def _for_nodes(jobs: Sequence[JobSpec], options: SlurmOptions) -> str:
-    """What the batch program is told, as JSON."""
+def _for_nodes(jobs: Sequence[JobSpec], options: SlurmOptions) -> tuple[str, ...]:
+    """What the batch program is told, as JSON: its parts."""
     job = jobs[0]
-    common = dict(set.intersection(*(set(one.variables.items()) for one in jobs)))
+    common = dict(set(job.variables.items()).intersection(*(one.variables.items() for one in jobs[1:])))
     srun = (*_pyxis_options(jobs, options), *_step_options(options), *options.srun)
     variables, secrets = tuple(sorted(common.items())), tuple(sorted(job.secrets))
     before, after = _around_jobs(job.resources.nodes, job.max_retries, options, srun, secrets, variables)
-    return f"{before}{ascii_json([_for_node(one, options, common) for one in jobs], '  ')}{after}"
+    return before, ascii_json([_for_node(one, options, common) for one in jobs], "  "), after
 
 
 @functools.lru_cache(maxsize=64)
@@ -205,18 +205,30 @@ def _mounts(job: JobSpec, options: SlurmOptions) -> list[str]:
     return [*(f"{path}:{path}" for path in absolute), *options.container_mounts]
 
 
-def _for_submission(jobs: Sequence[JobSpec], options: SlurmOptions, array: str | None) -> dict[str, Any]:
-    """What the submission reads; the cluster does not get it."""
-    return {
-        "ssh": ["ssh", "-o", "BatchMode=yes", *options.ssh_options, options.ssh_host] if options.ssh_host else [],
-        "python": options.python,
-        "run": jobs[0].run,
-        "run_dirs": [job.run_dir for job in jobs],
-        "num_nodes": jobs[0].resources.nodes,
-        "is_array": array is not None,
-        "secrets": dict(sorted(jobs[0].secrets.items())),
+def _for_submission(jobs: Sequence[JobSpec], options: SlurmOptions, array: str | None) -> str:
+    """What the submission reads, as JSON; the cluster does not get it."""
+    job = jobs[0]
+    before, after = _around_runs(job.resources.nodes, options, array is not None, tuple(sorted(job.secrets.items())))
+    directories = ascii_json([one.run_dir for one in jobs], "  ")
+    return f'{before}"run": {ascii_json(job.run)},\n  "run_dirs": {directories}{after}'
+
+
+@functools.lru_cache(maxsize=64)
+def _around_runs(
+    nodes: int, options: SlurmOptions, is_array: bool, secrets: tuple[tuple[str, str], ...]
+) -> tuple[str, str]:
+    """What stands before and after the runs, alike in all points of a sweep."""
+    document = {
+        "runs": None,
+        "num_nodes": nodes,
+        "is_array": is_array,
+        "secrets": dict(secrets),
         "sbatch": ["--parsable", f"--job-name={NAME}", AFTER],
+        "python": options.python,
+        "ssh": ["ssh", "-o", "BatchMode=yes", *options.ssh_options, options.ssh_host] if options.ssh_host else [],
     }
+    before, _, after = json_text(document).partition('"runs": null')
+    return before, after
 
 
 def _quoted(option: str) -> str:
