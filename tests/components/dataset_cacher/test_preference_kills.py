@@ -49,11 +49,11 @@ def test_what_a_killed_preparation_has_done_is_taken_on_in_pairs(
     bench.write("pairs.jsonl", [same if number % 7 == 3 else pair for number, pair in enumerate(pairs)])
     request = bench.request({"source": "pairs.jsonl", "format": "preference"}, shuffle=True)
     root = tmp_path / "killed"
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONDONTWRITEBYTECODE": "1"}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-c", _PROGRAM, request.model_dump_json(), str(root)]
     killed = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert len(list(root.glob(".*.work/part-*.json"))) == PARTS_BEFORE_THE_KILL
+    assert len(list(root.glob(".*.work/part-*.rows"))) == PARTS_BEFORE_THE_KILL
     monkeypatch.setattr(lines, "PART_BYTES", PART_BYTES)
     capsys.readouterr()
     resumed = provide_dataset(request, root)

@@ -136,14 +136,14 @@ def _fill(chosen: NDArray[np.uint32], length: int, room: int, rows: NDArray[np.u
 def _in_order(packed_row_of: NDArray[np.uint32]) -> PackingPlan:
     """The plan: packed rows by their first conversation, conversations ascending within them."""
     num_packed = int(packed_row_of.max()) + 1 if len(packed_row_of) else 0
-    first = np.full(num_packed, len(packed_row_of), dtype=np.uint32)
-    np.minimum.at(first, packed_row_of, np.arange(len(packed_row_of), dtype=np.uint32))
+    first = np.empty(num_packed, dtype=np.uint32)
+    # From the last one to the first: of what is assigned to one place, what comes last stays.
+    first[packed_row_of[::-1]] = np.arange(len(packed_row_of) - 1, -1, -1, dtype=np.uint32)
     rank = np.empty(num_packed, dtype=np.uint32)
     rank[np.argsort(first)] = np.arange(num_packed, dtype=np.uint32)
     ranked = rank[packed_row_of]
-    counts = np.zeros(num_packed, dtype=np.int64)
-    np.add.at(counts, ranked, 1)
-    return PackingPlan(np.argsort(ranked, kind="stable").astype(np.uint32), np.cumsum(counts))
+    ends = np.cumsum(np.bincount(ranked, minlength=num_packed), dtype=np.int64)
+    return PackingPlan(np.argsort(ranked, kind="stable").astype(np.uint32), ends)
 
 
 def packing_efficiency(num_tokens: int, num_packed_rows: int, capacity: int) -> float:

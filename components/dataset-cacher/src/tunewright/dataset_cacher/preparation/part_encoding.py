@@ -38,16 +38,13 @@ CHUNK_CHARACTERS = 1 << 21
 CHECKED_ROWS = 2
 """Rows of each part that are also rendered by the template and encoded by the reference."""
 
-CHECKED_CHARACTERS = 1 << 11
+CHECKED_CHARACTERS = 1 << 10
 """Of each of them so many are encoded a second time: the reference is slow, and some rows are very long."""
 
 SHOWN_PROBLEMS = 5
 
 OnRows = Callable[[int, int], None]
 """Told how many more rows and tokens are encoded."""
-
-Numbered = tuple[int, Text]
-"""A conversation as text, with its number in the part: its row's index, times the conversations that a row gives."""
 
 
 @dataclass(frozen=True)
@@ -113,10 +110,10 @@ class PartEncoder:
         part = _PartInWork(self.inputs, self._tools, self._readers_of(task.source), task)
         encoded, per_row = [], self.inputs.sequences_per_example
         for chunk in part.chunks():
-            rows = self._tools.encode([text for _, text in chunk])
+            rows = self._tools.encode(chunk.texts)
             part.check(chunk)
             statuses = statuses_of(rows, per_row)
-            part.status[[number // per_row for number, _ in chunk[::per_row]]] = statuses
+            part.status[chunk.indexes] = statuses
             is_kept = np.repeat(statuses == KEPT, per_row)
             encoded.append(rows if is_kept.all() else rows.take(np.flatnonzero(is_kept)))
             on_rows(len(statuses), len(rows.ids))
@@ -145,6 +142,17 @@ class _WantedBlock:
     rows: Sequence[Row | BadRow]
 
 
+@dataclass(frozen=True)
+class _Chunk:
+    """Rows as text."""
+
+    indexes: list[int]
+    """Of each row in the part."""
+
+    texts: list[Text]
+    """The conversations of all of them: as many of each as a row of the source gives."""
+
+
 class _PartInWork:
     """What is known of a part while its rows go by."""
 
@@ -158,48 +166,48 @@ class _PartInWork:
         self._source = inputs.sources[task.source]
         self._template = inputs.template.name
         self._per_row = inputs.sequences_per_example
-        self._to_check: list[tuple[int, Rendered]] = []
+        self._to_check: list[tuple[int, int, Rendered]] = []
         self._num_checked = 0
 
-    def chunks(self) -> Iterator[list[Numbered]]:
-        """The wanted rows as text, as many together as are encoded at once: a row's conversations are not parted."""
-        chunk: list[Numbered] = []
-        characters = 0
-        for numbered in self._texts():
-            chunk.append(numbered)
-            characters += len(numbered[1].text)
-            is_full = len(chunk) >= CHUNK_ROWS or characters >= CHUNK_CHARACTERS
-            if is_full and len(chunk) % self._per_row == 0:
+    def chunks(self) -> Iterator[_Chunk]:
+        """The wanted rows as text, as many together as are encoded at once."""
+        chunk, characters = _Chunk([], []), 0
+        for some in self._texts():
+            chunk.indexes.extend(some.indexes)
+            chunk.texts.extend(some.texts)
+            characters += sum([len(one.text) for one in some.texts])
+            if len(chunk.indexes) >= CHUNK_ROWS or characters >= CHUNK_CHARACTERS:
                 yield chunk
-                chunk, characters = [], 0
-        if chunk:
+                chunk, characters = _Chunk([], []), 0
+        if chunk.indexes:
             yield chunk
 
-    def check(self, chunk: list[Numbered]) -> None:
+    def check(self, chunk: _Chunk) -> None:
         """Compare what is to be compared and is in `chunk` with the reference."""
         if self._tools.encoder is self._tools.reference or not self._to_check:
             return
-        texts = dict(chunk)
-        for number, expected in self._to_check:
-            if (texts[number].text, texts[number].spans) != expected:
-                raise EngineDiffers(f"rendered without the template: {texts[number].text[:80]!r}")
-        self._tools.check([beginning_of(one, CHECKED_CHARACTERS) for _, one in self._to_check])
+        for index, side, expected in self._to_check:
+            found = chunk.texts[chunk.indexes.index(index) * self._per_row + side]
+            if (found.text, found.spans) != expected:
+                raise EngineDiffers(f"rendered without the template: {found.text[:80]!r}")
+        self._tools.check([beginning_of(one, CHECKED_CHARACTERS) for _, _, one in self._to_check])
         self._to_check.clear()
 
-    def _texts(self) -> Iterator[Numbered]:
-        """The texts of the wanted rows. After the first row that cannot be used the others are only looked at."""
+    def _texts(self) -> Iterator[_Chunk]:
+        """The wanted rows as text. After the first row that cannot be used the others are only looked at."""
         for block in self._wanted_blocks():
             # What is compared with the reference goes row by row, and whatever else of its block.
             may_be_quick = self._num_checked >= CHECKED_ROWS and not self.num_problems
             quick = self._quick_texts(block.rows) if may_be_quick else None
-            yield from self._texts_by_row(block) if quick is None else zip(block.indexes, quick, strict=True)
+            yield self._texts_by_row(block) if quick is None else _Chunk(list(block.indexes), list(quick))
 
-    def _texts_by_row(self, block: _WantedBlock) -> Iterator[Numbered]:
+    def _texts_by_row(self, block: _WantedBlock) -> _Chunk:
+        chunk = _Chunk([], [])
         for index, number, content in zip(block.indexes, block.numbers, block.rows, strict=True):
             try:
                 texts = self._read(content)
                 if self._num_checked < CHECKED_ROWS and not self.num_problems:
-                    self._to_check += enumerate(self._expected(content), index * self._per_row)
+                    self._to_check += [(index, side, one) for side, one in enumerate(self._expected(content))]
                     self._num_checked += 1
             except BrokenPlugin:  # a ValueError too, but no fault of the row
                 raise
@@ -211,7 +219,9 @@ class _PartInWork:
                 self._add_problem(number, f"format `{self._source.format.name}`: {error}")
             else:
                 if not self.num_problems:
-                    yield from enumerate(texts, index * self._per_row)
+                    chunk.indexes.append(index)
+                    chunk.texts.extend(texts)
+        return chunk
 
     def _wanted_blocks(self) -> Iterator[_WantedBlock]:
         """The rows to encode, some at a time."""

@@ -1,21 +1,22 @@
-"""Encoded parts of sources on disk: made by any process, each vouched for by a second file, read in any order."""
+"""Encoded parts of sources on disk: made by any process, each a file that is there once it is whole."""
 
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
+import struct
 from collections import OrderedDict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tunewright.contracts.errors import Problem
-from tunewright.contracts.files import write_bytes_atomically
 from tunewright.dataset_cacher.preparation.drops import EQUAL_ANSWERS, NO_TRAINED_TOKENS, TEMPLATE_UNMASKABLE
 from tunewright.dataset_cacher.reading.scans import Part
 from tunewright.dataset_cacher.tokens.encoding import EncodedRows
@@ -109,35 +110,36 @@ class PartStore:
         self.directory = directory
 
     def save(self, task: PartTask, encoded: EncodedPart, engine: str) -> None:
-        """Keep a part. It counts once its second file, which vouches for the first, is there."""
+        """Keep a part. Its file gets its name once all of it is on the disk; what is in it, it tells at its end."""
         rows = encoded.rows
         columns = {"ids": rows.ids, "spans": rows.spans, "status": encoded.status, "lengths": rows.lengths,
                    "num_bounds": rows.num_bounds, "num_trained": rows.num_trained,
                    "is_truncated": rows.is_truncated}  # fmt: skip
-        data = self._data(task)
-        temporary = data.with_suffix(f".{os.getpid()}.tmp")
-        with temporary.open("wb") as stream:
-            for values in columns.values():
-                stream.write(np.ascontiguousarray(values).data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, data)
         layout = [[name, values.dtype.name, len(values)] for name, values in columns.items()]
-        document = {"engine": engine, "columns": layout}
-        write_bytes_atomically(self._voucher(task), json.dumps(document).encode())
+        document = json.dumps({"engine": engine, "columns": layout}).encode()
+        path = self._path(task)
+        temporary = path.with_suffix(f".{os.getpid()}.tmp")
+        with temporary.open("wb", buffering=0) as stream:
+            for values in columns.values():
+                _write(stream, np.ascontiguousarray(values).data.cast("B"))
+            _write(stream, memoryview(document + _LENGTH.pack(len(document))))
+            os.fsync(stream.fileno())
+        # A name that a power cut takes back is a part that is encoded again: the directory is not synced.
+        os.replace(temporary, path)
 
     def has(self, task: PartTask, engines: Collection[str]) -> bool:
         """Whether the part was finished by one of `engines`."""
-        document = self._read_voucher(task)
-        return document is not None and document["engine"] in engines and self._data(task).is_file()
+        try:
+            with self._path(task).open("rb") as stream:
+                return _read_document(stream)["engine"] in engines
+        except FileNotFoundError:
+            return False
 
     def load(self, task: PartTask) -> SavedPart:
         """The part, which must be there."""
-        document = self._read_voucher(task)
-        assert document is not None, f"{task.name} was saved"
         columns, stretches, offset = {}, {}, 0
-        with self._data(task).open("rb") as stream:
-            for name, kind, count in document["columns"]:
+        with self._path(task).open("rb") as stream:
+            for name, kind, count in _read_document(stream)["columns"]:
                 size = np.dtype(kind).itemsize * count
                 if name in ("ids", "spans"):
                     stretches[name] = Stretch(offset, count)
@@ -145,20 +147,29 @@ class PartStore:
                     stream.seek(offset)
                     columns[name] = np.frombuffer(stream.read(size), kind)
                 offset += size
-        return SavedPart(self._data(task), columns, stretches)
+        return SavedPart(self._path(task), columns, stretches)
 
-    def _read_voucher(self, task: PartTask) -> dict[str, Any] | None:
-        try:
-            document: dict[str, Any] = json.loads(self._voucher(task).read_bytes())
-        except FileNotFoundError:
-            return None
-        return document
+    def _path(self, task: PartTask) -> Path:
+        return self.directory / f"{task.name}.rows"
 
-    def _data(self, task: PartTask) -> Path:
-        return self.directory / f"{task.name}.data"
 
-    def _voucher(self, task: PartTask) -> Path:
-        return self.directory / f"{task.name}.json"
+_LENGTH = struct.Struct("<Q")
+"""The last bytes of a part: how many before them tell what is in it."""
+
+
+def _write(stream: io.FileIO, content: memoryview) -> None:
+    """All of `content`: a write may take less than it is given."""
+    while content:
+        content = content[stream.write(content) :]
+
+
+def _read_document(stream: IO[bytes]) -> dict[str, Any]:
+    """What a part tells of itself."""
+    end = stream.seek(-_LENGTH.size, os.SEEK_END)
+    (length,) = _LENGTH.unpack(stream.read(_LENGTH.size))
+    stream.seek(end - length)
+    document: dict[str, Any] = json.loads(stream.read(length))
+    return document
 
 
 class RaggedFile:

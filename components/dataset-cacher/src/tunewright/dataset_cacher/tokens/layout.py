@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tunewright.dataset_cacher.chat.skeletons import Filled, Frame, Text, frame_of
+from tunewright.dataset_cacher.tokens.ragged import starts_of
 
 
 @dataclass(frozen=True)
@@ -42,24 +43,30 @@ def layout_of(texts: Sequence[Text]) -> Layout:
     if not texts:
         nothing = np.zeros(0, np.int64)
         return Layout(nothing, Runs(nothing, nothing, nothing))
-    frames, content_sizes = zip(*map(_measured, texts), strict=True)
-    bounds = [frame.bounds for frame in frames]
+    frames = [text.skeleton.frame if type(text) is Filled else frame_of(text.text, text.spans) for text in texts]
+    content_sizes = [text.num_bytes if type(text) is Filled else () for text in texts]
+    distinct = {id(frame): frame for frame in frames}
+    numbers = dict(zip(distinct, range(len(distinct)), strict=True))
+    frame_numbers = np.fromiter(map(numbers.__getitem__, map(id, frames)), np.int64, len(frames))
+    num_spans, bounds = _bounds_of(list(distinct.values()), frame_numbers)
     return _placed(
         _Frames(
-            fixed_sizes=np.asarray([frame.num_bytes for frame in frames], np.int64),
-            content_sizes=np.asarray(list(chain.from_iterable(content_sizes)), np.int64),
-            num_contents=np.asarray(list(map(len, content_sizes)), np.int64),
-            num_spans=np.asarray(list(map(len, bounds)), np.int64) // 4,
-            bounds=np.asarray(list(chain.from_iterable(bounds)), np.int64),
+            fixed_sizes=np.asarray([frame.num_bytes for frame in distinct.values()], np.int64)[frame_numbers],
+            content_sizes=np.fromiter(chain.from_iterable(content_sizes), np.int64),
+            num_contents=np.fromiter(map(len, content_sizes), np.int64, len(texts)),
+            num_spans=num_spans,
+            bounds=bounds,
         )
     )
 
 
-def _measured(text: Text) -> tuple[Frame, Sequence[int]]:
-    """Its fixed text, and the bytes of what is in its slots."""
-    if type(text) is Filled:
-        return text.skeleton.frame, text.num_bytes
-    return frame_of(text.text, text.spans), ()
+def _bounds_of(distinct: Sequence[Frame], frame_numbers: NDArray[np.int64]) -> tuple[NDArray[np.int64], ...]:
+    """How many spans each text has, and the bounds of all of them: those of its frame."""
+    bounds = np.asarray(list(chain.from_iterable(frame.bounds for frame in distinct)), np.int64).reshape(-1, 4)
+    of_frames = np.asarray([len(frame.bounds) // 4 for frame in distinct], np.int64)
+    num_spans = of_frames[frame_numbers]
+    offsets = starts_of(of_frames)[frame_numbers] - starts_of(num_spans)
+    return num_spans, bounds[np.repeat(offsets, num_spans) + np.arange(num_spans.sum())]
 
 
 @dataclass(frozen=True)
@@ -79,7 +86,7 @@ class _Frames:
     """Shape (texts,): how many of `bounds` are each text's."""
 
     bounds: NDArray[np.int64]
-    """Four for each span: for start and end, the bytes of fixed text before it, and the contents before it."""
+    """Shape (spans, 4): for start and end, the bytes of fixed text before it, and the contents before it."""
 
 
 def _placed(frames: _Frames) -> Layout:
@@ -91,7 +98,7 @@ def _placed(frames: _Frames) -> Layout:
     numbers = np.repeat(np.arange(len(sizes)), frames.num_spans)
     origins = (np.cumsum(sizes) - sizes - up_to[firsts])[numbers]
     first_contents = firsts[numbers]
-    fixed_start, start, fixed_end, end = frames.bounds.reshape(-1, 4).T
+    fixed_start, start, fixed_end, end = frames.bounds.T
     starts = origins + fixed_start + up_to[first_contents + start]
     stops = origins + fixed_end + up_to[first_contents + end]
     holds = starts < stops
