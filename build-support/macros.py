@@ -155,7 +155,7 @@ def job_tests(*dependencies, **options):
     _tests("train-cpu", dependencies, **{"timeout": 900, **options})
 
 
-def _tests(resolve, dependencies, helpers=False, apart={}, **options):
+def _tests(resolve, dependencies, helpers=False, apart={}, together="", **options):
     others = [f"!{source}" for sources in apart.values() for source in sources]
     for name, sources in {**apart, "tests": ["test_*.py", *others]}.items():
         python_tests(  # noqa: F821
@@ -164,7 +164,8 @@ def _tests(resolve, dependencies, helpers=False, apart={}, **options):
             resolve=resolve,
             dependencies=list(dependencies),
             # One process for all files of a batch: starting one, with torch, takes longer than most files.
-            batch_compatibility_tag=f"{build_file_dir()}:{name}",  # noqa: F821
+            # `together` is the same word in folders that have few tests each.
+            batch_compatibility_tag=together or f"{build_file_dir()}:{name}",  # noqa: F821
             **options,
         )
     if helpers:

@@ -20,8 +20,8 @@ ENV_BUILDER = Path("tunewright-env-builder.pex").absolute()
 TRAINER = Path("tunewright-trainer.pex").absolute()
 EXAMPLES = Path("examples").absolute()
 
-SHORT = ("--set", "training.max_steps=8", "--set", "checkpoint.every_steps=3", "--set", "training.batch_size=4",
-         "--set", "training.micro_batch_size=2")  # fmt: skip
+SHORT = ("--set", "training.max_steps=8", "--set", "checkpoint.every_steps=2", "--set", "training.batch_size=4",
+         "--set", "training.micro_batch_size=2", "--set", "dataset.max_length_tokens=256")  # fmt: skip
 """The quickstart in eight steps: enough to have checkpoints and a falling loss."""
 
 # The trainer's PEX is there already, and Pants must not be started inside a test of Pants: a plugin gives it, by the
@@ -69,10 +69,12 @@ class Project:
         return {**kept, "TUNEWRIGHT_HOME": str(self.home), "PEX_EXTRA_SYS_PATH": path}
 
     def start(self, program: Path, *arguments: str, **options: Any) -> subprocess.Popen[str]:
-        """Start a packaged program in the project."""
+        """Start a packaged program in the project: a file is a program by itself, a directory is Python's."""
+        command = [str(program)] if program.is_file() else [sys.executable, str(program)]
+        unpacked = {"PEX_ROOT": pex_root()} if program == TRAINER else {}
         return subprocess.Popen(
-            [sys.executable, str(program), *arguments],
-            cwd=self.root, env=self.environment, text=True, stdin=subprocess.DEVNULL, **options,
+            [*command, *arguments],
+            cwd=self.root, env=self.environment | unpacked, text=True, stdin=subprocess.DEVNULL, **options,
         )  # fmt: skip
 
     def call(self, program: Path, *arguments: str, expect: int = 0) -> subprocess.CompletedProcess[str]:
@@ -119,6 +121,17 @@ class Project:
         while not any(line["step"] >= step for line in self.metrics(run)):
             assert time.monotonic() < deadline, f"run {run} did not reach step {step}"
             time.sleep(0.05)
+
+    def wait_for_checkpoint(self, run: str, step: int, timeout_seconds: float = 240) -> None:
+        """Return once the run has a whole checkpoint of `step`."""
+        deadline = time.monotonic() + timeout_seconds
+        while not (self.run_dir(run) / "checkpoints" / f"step-{step:06}").exists():
+            assert time.monotonic() < deadline, f"run {run} has no checkpoint of step {step}"
+            time.sleep(0.05)
+
+    def resumed_from(self, run: str) -> int:
+        """The checkpoint's step that the run's last attempt went on from; 0 where it began anew."""
+        return int(json.loads((self.run_dir(run) / "training.json").read_text())["resumed_from_step"] or 0)
 
     def model_bytes(self, run: str) -> dict[str, bytes]:
         """Every safetensors file of the run's model."""

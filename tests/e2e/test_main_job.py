@@ -14,30 +14,52 @@ import pytest
 
 from e2e.packaged import DATASET_CACHER, LAUNCHER, SHORT, TRAINER, Project
 
-LOADS = """
-import sys, transformers
-model = transformers.AutoModelForCausalLM.from_pretrained(sys.argv[1])
-tokenizer = transformers.AutoTokenizer.from_pretrained(sys.argv[1])
-print(tokenizer.apply_chat_template([{"role": "user", "content": "hi"}], tokenize=False, add_generation_prompt=True))
-"""
-
-MERGED_EQUALS_ADAPTER = """
-import sys, torch, transformers, peft
-base, adapter, merged = sys.argv[1:]
-model = peft.PeftModel.from_pretrained(transformers.AutoModelForCausalLM.from_pretrained(base), adapter).eval()
-other = transformers.AutoModelForCausalLM.from_pretrained(merged).eval()
+# One process looks at everything: to start one costs seconds of imports.
+LOOK_AT_MODELS = """
+import json, sys, torch, transformers, peft
+base, *adapters = sys.argv[1:]
+load = transformers.AutoModelForCausalLM.from_pretrained
+tokenizer = transformers.AutoTokenizer.from_pretrained(base)
+seen = {"prompt": tokenizer.apply_chat_template([{"role": "user", "content": "hi"}], tokenize=False,
+                                                add_generation_prompt=True)}
 ids = torch.arange(3, 40)[None]
-with torch.no_grad():
-    merged_logits = other(ids).logits
-    print((model(ids).logits - merged_logits).abs().max().item())
-    with model.disable_adapter():
-        print((model(ids).logits - merged_logits).abs().max().item())
+for name, adapter, merged in zip(adapters[::3], adapters[1::3], adapters[2::3]):
+    model, other = peft.PeftModel.from_pretrained(load(base), adapter).eval(), load(merged).eval()
+    with torch.no_grad():
+        merged_logits = other(ids).logits
+        to_adapter = (model(ids).logits - merged_logits).abs().max().item()
+        with model.disable_adapter():
+            seen[name] = to_adapter, (model(ids).logits - merged_logits).abs().max().item()
+print(json.dumps(seen))
 """
 
 
-def test_the_quickstart_leaves_a_model_that_transformers_loads(project: Project, quickstart: dict[str, Any]) -> None:
+@pytest.fixture(scope="module")
+def seen(project: Project, quickstart: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What transformers and peft make of the quickstart's model, and of adapters trained on it and merged with it."""
+    adapters = []
+    for name in ("lora", "qlora"):
+        run = project.launch(f"examples/{name}.toml", *SHORT, "--set", "training.learning_rate=0.01")
+        merged = tmp_path_factory.mktemp(name) / "merged"
+        project.call(TRAINER, "export", run["model_dir"], "--merge", "--to", str(merged))
+        adapters += [name, run["model_dir"], str(merged)]
+    out = project.python(LOOK_AT_MODELS, quickstart["model_dir"], *adapters)
+    found: dict[str, Any] = json.loads(out.splitlines()[-1])
+    return found
+
+
+def test_the_quickstart_leaves_a_model_that_transformers_loads(
+    quickstart: dict[str, Any], seen: dict[str, Any]
+) -> None:
     assert quickstart["state"] == "SUCCEEDED"
-    assert "<|user|>\nhi\n<|assistant|>\n" in project.python(LOADS, quickstart["model_dir"])
+    assert seen["prompt"].endswith("<|user|>\nhi\n<|assistant|>\n")
+
+
+@pytest.mark.parametrize("example", ["lora", "qlora"])
+def test_adapters_load_in_peft_and_merge_to_the_same_logits(example: str, seen: dict[str, Any]) -> None:
+    against_adapter, against_base = seen[example]
+    assert against_adapter < 1e-4
+    assert against_base > 100 * max(against_adapter, 1e-6), "the adapter changed nothing"
 
 
 def test_every_file_that_is_promised_is_there(quickstart: dict[str, Any]) -> None:
@@ -84,24 +106,6 @@ def test_the_record_answers_the_checklist(quickstart: dict[str, Any]) -> None:
     assert record["outcome"]["state"] == "SUCCEEDED"
 
 
-@pytest.mark.parametrize("example", ["lora", "qlora"])
-def test_adapters_load_in_peft_and_merge_to_the_same_logits(
-    example: str, project: Project, quickstart: dict[str, Any], tmp_path: Path
-) -> None:
-    run = project.launch(f"examples/{example}.toml", *SHORT, "--set", "training.learning_rate=0.01")
-    project.call(TRAINER, "export", run["model_dir"], "--merge", "--to", str(tmp_path / "merged"))
-    out = project.python(MERGED_EQUALS_ADAPTER, quickstart["model_dir"], run["model_dir"], str(tmp_path / "merged"))
-    against_adapter, against_base = (float(line) for line in out.splitlines()[-2:])
-    assert against_adapter < 1e-4
-    assert against_base > 100 * max(against_adapter, 1e-6), "the adapter changed nothing"
-
-
-def test_two_launches_give_the_same_bytes(project: Project, quickstart: dict[str, Any]) -> None:
-    again = project.launch("examples/quickstart.toml", *SHORT)
-    assert again["run"] != quickstart["run"]
-    assert project.model_bytes(again["run"]) == project.model_bytes(quickstart["run"])
-
-
 def test_a_run_killed_in_the_middle_goes_on_to_the_same_bytes(project: Project, quickstart: dict[str, Any]) -> None:
     arguments = ("examples/quickstart.toml", "--name", "killed", *SHORT)
     project.launch(*arguments, "--detach")
@@ -114,25 +118,29 @@ def test_a_run_killed_in_the_middle_goes_on_to_the_same_bytes(project: Project, 
     assert not (project.run_dir("killed") / "model").exists()
     project.launch(*arguments)
     log = project.launcher("logs", "killed").stdout
-    assert "step-000003" in log, log
+    assert "step-000004" in log, log
     assert [line["step"] for line in project.metrics("killed")] == list(range(1, 9))
     assert project.model_bytes("killed") == project.model_bytes(quickstart["run"])
 
 
-def test_the_job_outlives_a_killed_launcher_and_is_found_again(project: Project, quickstart: dict[str, Any]) -> None:
-    launcher = project.start(LAUNCHER, "launch", "examples/quickstart.toml", "--name", "orphan", *SHORT,
+def test_the_job_outlives_a_killed_launcher_and_is_found_again_with_the_same_bytes(
+    project: Project, quickstart: dict[str, Any]
+) -> None:
+    launcher = project.start(LAUNCHER, "launch", "examples/quickstart.toml", *SHORT,
                              stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
-    project.wait_for_step("orphan", 1)
+    orphan = "quickstart-2"  # the second launch of an experiment is a run of its own
+    project.wait_for_step(orphan, 1)
     launcher.kill()
     launcher.communicate()
-    status = json.loads(project.launcher("status", "orphan", "--json").stdout)
+    status = json.loads(project.launcher("status", orphan, "--json").stdout)
     assert status["state"] in ("RUNNING", "SUCCEEDED")
-    log = project.launcher("logs", "orphan", "--follow").stdout
+    log = project.launcher("logs", orphan, "--follow").stdout
     assert "8" in log
-    project.launcher("wait", "orphan")
-    record = json.loads((project.run_dir("orphan") / "provenance.json").read_text())
+    project.launcher("wait", orphan)
+    record = json.loads((project.run_dir(orphan) / "provenance.json").read_text())
     assert record["outcome"]["state"] == "SUCCEEDED"
     assert record["cluster"]["native_id"]
+    assert project.model_bytes(orphan) == project.model_bytes(quickstart["run"])
 
 
 def test_stop_ends_the_trainer_and_exits_75(project: Project, quickstart: dict[str, Any]) -> None:
@@ -154,17 +162,18 @@ def test_a_corrupted_checkpoint_is_named_set_aside_and_not_trained_from(
 ) -> None:
     arguments = ("examples/quickstart.toml", "--name", "corrupted", *SHORT)
     project.launch(*arguments, "--detach")
-    project.wait_for_step("corrupted", 7)
+    project.wait_for_checkpoint("corrupted", 4)
     for pid in trainer_pids(project.run_dir("corrupted")):
         os.kill(pid, signal.SIGKILL)
     project.launcher("wait", "corrupted", expect=137)
-    newest = sorted((project.run_dir("corrupted") / "checkpoints").iterdir())[-1]
+    *_, older, newest = sorted((project.run_dir("corrupted") / "checkpoints").glob("step-*"))
     weights = next(newest.glob("*.safetensors"))
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
     project.launcher("launch", *arguments)
-    assert weights.name in project.launcher("logs", "corrupted").stdout
+    log = project.launcher("logs", "corrupted").stdout
+    assert weights.name in log and older.name in log
     assert (newest.parent / f"damaged-{newest.name}" / weights.name).read_bytes() == content
     assert project.model_bytes("corrupted") == project.model_bytes("quickstart")
 
@@ -187,8 +196,8 @@ def test_a_corrupted_cache_shard_is_named_and_not_trained_on(project: Project, q
 
 
 def test_two_processes_train_to_the_same_losses(project: Project, quickstart: dict[str, Any]) -> None:
-    run = project.launch("examples/quickstart.toml", *SHORT, "--set", "cluster.processes_per_node=2",
-                         "--set", "training.micro_batch_size=1")  # fmt: skip
+    run = project.launch("examples/quickstart.toml", "--name", "two-processes", *SHORT,
+                         "--set", "cluster.processes_per_node=2", "--set", "training.micro_batch_size=1")  # fmt: skip
     losses = [line["loss"] for line in project.metrics(run["run"])]
     expected = [line["loss"] for line in project.metrics(quickstart["run"])]
     assert losses == pytest.approx(expected, rel=1e-4)

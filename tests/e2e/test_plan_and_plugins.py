@@ -7,8 +7,9 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
+
+import pytest
 
 from e2e.packaged import DATASET_CACHER, ENV_BUILDER, LAUNCHER, SHORT, TRAINER, Project, make_wheel
 
@@ -71,15 +72,29 @@ def tunewright_register_clusters(register):
 '''
 
 
-def test_a_cluster_from_a_wheel_is_listed_and_runs_the_quickstart(project: Project, tmp_path: Path) -> None:
-    wheel = make_wheel(tmp_path, "foreground-cluster", "cluster-foreground", "foreground_cluster", FOREGROUND_CLUSTER)
-    extended = replace(project, plugins=(*project.plugins, wheel))
+@pytest.fixture(scope="module")
+def extended(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The project where a stranger's wheel is installed too."""
+    directory = tmp_path_factory.mktemp("wheel")
+    wheel = make_wheel(directory, "foreground-cluster", "cluster-foreground", "foreground_cluster", FOREGROUND_CLUSTER)
+    return replace(project, plugins=(*project.plugins, wheel))
+
+
+@pytest.fixture(scope="module")
+def stranger(extended: Project) -> dict[str, Any]:
+    """The quickstart on the stranger's cluster: after it there is a home with a run in it."""
+    return extended.launch("examples/quickstart.toml", "--cluster", "foreground", "--name", "stranger", *SHORT,
+                           "--set", "cluster.options.greeting=good morning")  # fmt: skip
+
+
+def test_a_cluster_from_a_wheel_is_listed(extended: Project) -> None:
     listed = json.loads(extended.launcher("plugins", "--json").stdout)
     assert "cluster-foreground" in json.dumps(listed) and "foreground" in json.dumps(listed)
-    run = extended.launch("examples/quickstart.toml", "--cluster", "foreground", "--name", "stranger", *SHORT,
-                          "--set", "cluster.options.greeting=good morning")  # fmt: skip
-    assert run["state"] == "SUCCEEDED"
-    assert project.model_bytes("stranger")
+
+
+def test_a_cluster_from_a_wheel_runs_the_quickstart(extended: Project, stranger: dict[str, Any]) -> None:
+    assert stranger["state"] == "SUCCEEDED"
+    assert extended.model_bytes("stranger")
     assert extended.launcher("logs", "stranger").stdout.startswith("good morning\n")
 
 
@@ -88,14 +103,14 @@ def test_without_the_wheel_the_cluster_is_unknown(project: Project) -> None:
     assert "foreground" in result.stderr and "local" in result.stderr
 
 
-def test_plan_twice_gives_equal_bytes_and_writes_nothing(project: Project, quickstart: dict[str, Any]) -> None:
+def test_plan_twice_gives_equal_bytes_and_writes_nothing(project: Project, stranger: dict[str, Any]) -> None:
     before = snapshot(project)
-    first, second = (project.launcher("plan", "examples/quickstart.toml").stdout for _ in range(2))
+    first, second = (project.launcher("plan", "examples/quickstart.toml", *SHORT).stdout for _ in range(2))
     assert first == second and "train" in first
     assert snapshot(project) == before
 
 
-def test_plan_works_where_nothing_can_be_written_or_reached(project: Project, quickstart: dict[str, Any]) -> None:
+def test_plan_works_where_nothing_can_be_written_or_reached(project: Project, stranger: dict[str, Any]) -> None:
     # A network namespace without interfaces would need privileges; an audit hook sees every socket and every file.
     hook = (
         "import sys, os\n"
@@ -108,12 +123,11 @@ def test_plan_works_where_nothing_can_be_written_or_reached(project: Project, qu
         "            os.write(2, f'FORBIDDEN write {arguments[0]}\\n'.encode())\n"
         "sys.addaudithook(watch)\n"
     )
-    script = (
-        hook + "from tunewright.launcher.cli import main\nsys.argv[1:] = ['plan', 'examples/quickstart.toml']\nmain()\n"
-    )
+    script = hook + "from tunewright.launcher.cli import main\nmain()\n"
     environment = {**project.environment, "PEX_INTERPRETER": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-    result = subprocess.run([sys.executable, str(LAUNCHER), "-c", script], cwd=project.root, env=environment,
-                            text=True, capture_output=True, check=False, timeout=60)  # fmt: skip
+    command = [sys.executable, str(LAUNCHER), "-c", script, "plan", "examples/quickstart.toml", *SHORT]
+    result = subprocess.run(command, cwd=project.root, env=environment, text=True, capture_output=True, check=False,
+                            timeout=60)  # fmt: skip
     assert result.returncode == 0, result.stderr
     assert "FORBIDDEN" not in result.stderr, result.stderr
 

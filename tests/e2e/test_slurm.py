@@ -54,6 +54,7 @@ def test_a_run_whose_node_dies_goes_on_on_another_to_the_same_bytes(
     ended = json.loads(state.read_text())
     assert ended["attempt"] == 1
     assert ended["nodes"] != [lost]
+    assert project.resumed_from("slurm-killed") >= 2
     assert project.model_bytes("slurm-killed") == project.model_bytes("quickstart")
 
 
@@ -74,7 +75,7 @@ def test_a_sweep_of_four_is_one_array_with_a_table_of_results(slurm: SlurmCluste
 
 def test_train_export_and_evaluate_are_chained_by_slurm_itself(slurm: SlurmCluster, project: Project) -> None:
     chosen = ("--cluster", "slurm", "--set", "cluster.options.memory_gib=4", "--name", "slurm-chain")
-    few = ("--set", "stages.0.training.max_steps=2")
+    few = ("--set", "stages.0.training.max_steps=2", "--set", "stages.2.evaluate.max_new_tokens=4")
     project.launcher("launch", "examples/train-then-evaluate.toml", *chosen, *few, "--detach")
     runs = [project.run_dir(f"slurm-chain-{stage}") for stage in ("train", "export", "evaluate")]
     handles = [json.loads((run / "handle.json").read_text()) for run in runs]

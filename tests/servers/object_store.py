@@ -61,7 +61,7 @@ class ObjectStore:
 @contextmanager
 def serve_objects(*program: str) -> Iterator[ObjectStore]:
     """An empty store, until the block ends. `program`: another one that calls `serve`, with its arguments."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONDONTWRITEBYTECODE": "1"}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     process = subprocess.Popen(
         [sys.executable, *(program or (__file__,))],
         env=environment,

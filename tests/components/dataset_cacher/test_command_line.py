@@ -1,4 +1,4 @@
-"""The command line as users run it: a process, its outputs, its exit code."""
+"""The command line as users run it: a process, its outputs, its exit code. Each command starts Python anew once."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def prepared(bench: Workbench) -> tuple[Workbench, dict[str, Any]]:
 def test_prepare_and_key_agree_and_key_alone_writes_nothing(bench: Workbench) -> None:
     bench.write("rows.jsonl", [conversation("why?", "so.")])
     bench.experiment(['source = "rows.jsonl"'])
-    key = bench.run("key", "experiment.toml").stdout.strip()
+    key = bench.run_anew("key", "experiment.toml").stdout.strip()
     assert not bench.cache_root.exists()
-    prepared = bench.run("prepare", "experiment.toml")
+    prepared = bench.run_anew("prepare", "experiment.toml")
     assert prepared.stdout.strip() == key and "prepared in" in prepared.stderr
     assert "found in" in bench.run("prepare", "experiment.toml").stderr
     document = json.loads(bench.run("key", "experiment.toml", "--json").stdout)
@@ -57,18 +57,18 @@ def test_each_stage_has_its_dataset_before_there_is_a_model_to_go_on_with(bench:
 def test_list_stats_and_verify_tell_of_a_cache(prepared: tuple[Workbench, dict[str, Any]]) -> None:
     bench, answer = prepared
     prefix = answer["digest"][:6]
-    assert answer["digest"][:12] in bench.run("list").stdout
+    assert answer["digest"][:12] in bench.run_anew("list").stdout
     (listed,) = json.loads(bench.run("list", "--json").stdout)
     assert (listed["digest"], listed["rows"], listed["chat_template"]) == (answer["digest"], 2, "tulu")
-    statistics = json.loads(bench.run("stats", prefix, "--json").stdout)
+    statistics = json.loads(bench.run_anew("stats", prefix, "--json").stdout)
     assert (statistics["rows"], statistics["tokens"]) == (2, answer["tokens"])
     assert "mix[0]" in bench.run("stats", prefix).stdout
-    assert json.loads(bench.run("verify", prefix, "--json").stdout)["whole"] is True
+    assert json.loads(bench.run_anew("verify", prefix, "--json").stdout)["whole"] is True
 
 
 def test_show_colours_exactly_what_is_trained(prepared: tuple[Workbench, dict[str, Any]]) -> None:
     bench, answer = prepared
-    shown = bench.run("show", answer["digest"], "--row", "1", "--color", "always").stdout
+    shown = bench.run_anew("show", answer["digest"], "--row", "1", "--color", "always").stdout
     assert shown == "<|user|>\né?\n<|assistant|>\n\x1b[32m\x1b[1m漢字 </s> 🎉</s>\x1b[0m\n"
     assert "\x1b" not in bench.run("show", answer["digest"]).stdout
     document = json.loads(bench.run("show", answer["digest"], "--json").stdout)
@@ -80,7 +80,7 @@ def test_export_gives_ids_and_labels_in_the_order_of_the_cache(
     prepared: tuple[Workbench, dict[str, Any]], tmp_path: Path
 ) -> None:
     bench, answer = prepared
-    bench.run("export", answer["digest"], "--format", "jsonl", "--to", str(tmp_path / "rows.jsonl"))
+    bench.run_anew("export", answer["digest"], "--format", "jsonl", "--to", str(tmp_path / "rows.jsonl"))
     rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
     expected = [{"input_ids": ids, "labels": labels} for ids, labels in cached_rows(bench)]
     assert rows == expected and list(rows[0]) == ["input_ids", "labels"]
@@ -165,7 +165,7 @@ def test_the_plugin_and_the_help_import_nothing_heavy(bench: Workbench) -> None:
         check=False,
     )
     assert result.returncode == 0, result.stderr
-    assert "prepare" in bench.run("--help").stdout
+    assert "prepare" in bench.run_anew("--help").stdout
     assert bench.run("--version").stdout.startswith("tunewright-dataset-cacher")
 
 

@@ -89,7 +89,7 @@ def test_rewriting_an_answer_moving_the_file_and_changing_the_template_are_told_
 
     source.rename(bench.project / "moved.jsonl")
     moved = ["--set", "dataset.mix.0.source=moved.jsonl"]
-    said = bench.run("explain", digest[:8], "experiment.toml", *moved).stdout
+    said = bench.run_anew("explain", digest[:8], "experiment.toml", *moved).stdout
     assert f"the same digest: {digest}" in said and "where files lie" in said
 
     bench.write("moved.jsonl", [conversation("a", "b"), conversation("c", "e")])

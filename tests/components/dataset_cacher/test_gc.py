@@ -100,7 +100,7 @@ def test_gc_removes_what_no_run_uses_and_a_hit_keeps_a_cache_young(bench: Workbe
     (run / "dataset.json").write_text(json.dumps(used.to_document()))
     (run / "evaluation_dataset.json").write_text(json.dumps(evaluated_on.to_document()))
 
-    document = json.loads(bench.run("gc", "--older-than", "5", "--dry-run", "--json").stdout)
+    document = json.loads(bench.run_anew("gc", "--older-than", "5", "--dry-run", "--json").stdout)
     assert [one["digest"] for one in document["verdicts"] if one["goes"]] == [old.digest]
     assert document["dry_run"] is True and Path(old.path).is_dir()
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from servers.forked_commands import forked_commands
 from servers.model_hub import ModelHub
 
-from components.dataset_cacher.workbench import Workbench, conversation
+from components.dataset_cacher.workbench import IMPORTED, Workbench, conversation
 from tunewright.contracts.errors import TunewrightError
 from tunewright.dataset_cacher.reading.hub import HubDataset, fetch_hub_files
 from tunewright.dataset_cacher.reading.readers import read_part, scan_file
@@ -44,9 +44,7 @@ def add(hub: ModelHub, **files: bytes) -> str:
 
 def fetch(*wanted: tuple[str, str | None, str]) -> list[dict[str, Any]]:
     """What becomes of each commit, configuration and split, in one process: Hugging Face reads its variables once."""
-    program = [sys.executable, __file__, json.dumps(wanted)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONDONTWRITEBYTECODE": "1"}
-    run = subprocess.run(program, env=environment, capture_output=True, text=True, timeout=55, check=False)
+    run = forked_commands(IMPORTED).run(__file__, [json.dumps(wanted)], Path.cwd(), os.environ, timeout_seconds=55)
     assert run.returncode == 0, run.stderr
     answers: list[dict[str, Any]] = json.loads(run.stdout)
     return answers

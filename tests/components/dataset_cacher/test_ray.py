@@ -118,11 +118,11 @@ def test_a_part_that_is_lost_too_often_is_an_error_and_what_is_done_is_kept(
 ) -> None:
     monkeypatch.setattr(ray_executor, "MOST_RETRIES", 0)
     root = bench.project / "by-ray"
-    killing = _killing(on_cluster, [], once_there=lambda: any(root.glob(".*.work/*.json")))
+    killing = _killing(on_cluster, [], once_there=lambda: any(root.glob(".*.work/*.rows")))
     with killing, pytest.raises(Unavailable, match=r"part-0{5}-0\d+ was lost on the Ray cluster, 1 times") as raised:
         provide_dataset(request_of_many_parts, root, means=RAY)
     assert raised.value.exit_code == 69
-    assert list(root.glob(".*.work/*.json")), "the next one goes on with these"
+    assert list(root.glob(".*.work/*.rows")), "the next one goes on with these"
     assert not ray.is_initialized()
     assert provide_dataset(request_of_many_parts, root).dataset.rows
 
@@ -131,7 +131,7 @@ def test_a_part_that_is_lost_too_often_is_an_error_and_what_is_done_is_kept(
 def test_a_row_that_cannot_be_used_is_named_as_on_one_machine(bench: Workbench, on_cluster: RayCluster) -> None:
     bench.write("bad.jsonl", [conversation("why?", "because"), {"messages": []}])
     bench.experiment(['source = "bad.jsonl"'])
-    refused = bench.run("prepare", "experiment.toml", "--executor", "ray", expect=78)
+    refused = bench.run_anew("prepare", "experiment.toml", "--executor", "ray", expect=78)
     assert "bad.jsonl:2" in refused.stderr
     assert refused.stdout == ""
     assert not list(bench.cache_root.glob(".*.work"))
@@ -142,7 +142,7 @@ def test_no_cluster_at_the_address_is_said_at_once(bench: Workbench, monkeypatch
     bench.experiment(['source = "rows.jsonl"'])
     monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{free_port()}")
     started = time.monotonic()
-    refused = bench.run("prepare", "experiment.toml", "--executor", "ray", expect=69)
+    refused = bench.run_anew("prepare", "experiment.toml", "--executor", "ray", expect=69)
     assert "no Ray cluster at RAY_ADDRESS=127.0.0.1:" in refused.stderr
     assert time.monotonic() - started < 30
 
@@ -156,10 +156,10 @@ def test_without_ray_it_is_said_how_to_add_it(
     (tmp_path / "absent" / "ray.py").write_text("raise ModuleNotFoundError(\"No module named 'ray'\")")
     monkeypatch.setattr(sys, "path", [str(tmp_path / "absent"), *sys.path])
     monkeypatch.delenv("PEX", raising=False)
-    refused = bench.run("prepare", "experiment.toml", "--executor", "ray", expect=69)
+    refused = bench.run_anew("prepare", "experiment.toml", "--executor", "ray", expect=69)
     assert "--executor ray needs the package ray" in refused.stderr
     assert "pip install ray" in refused.stderr
-    assert bench.run("prepare", "experiment.toml").stdout, "without it, the others do not miss it"
+    assert bench.run_anew("prepare", "experiment.toml").stdout, "without it, the others do not miss it"
 
 
 def test_a_node_reads_a_copy_of_a_source_and_refuses_another_file(bench: Workbench, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from servers.forked_commands import forked_commands
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from tunewright.contracts.datasets import DatasetManifest, DatasetRequest, read_manifest
@@ -18,6 +19,31 @@ from tunewright.contracts.experiment import DatasetSource, DatasetSpec
 from tunewright.dataset_cacher.exchange.exporting import labels_of
 from tunewright.dataset_cacher.preparation.shards import read_shards
 from tunewright.dataset_cacher.provide import Provided, provide_dataset
+
+_COMMAND_LINE = "tunewright.dataset_cacher.cli"
+
+IMPORTED = (
+    "components.dataset_cacher.workbench",
+    "dill",
+    "fsspec",
+    "multiprocess",
+    "pandas",
+    "pyarrow.dataset",
+    "pytest",
+    "tunewright.dataset_cacher.commands.caches",
+    "tunewright.dataset_cacher.commands.explain",
+    "tunewright.dataset_cacher.commands.export",
+    "tunewright.dataset_cacher.commands.gc",
+    "tunewright.dataset_cacher.commands.import_cache",
+    "tunewright.dataset_cacher.commands.prepare",
+    "tunewright.dataset_cacher.commands.show",
+    "tunewright.dataset_cacher.commands.stats",
+    "tunewright.dataset_cacher.preparation.preparing",
+    "tunewright.dataset_cacher.reading.hub",
+    "tunewright.dataset_cacher.tokens.engines",
+    "xxhash",
+)
+"""What commands import, and what `datasets` does. Hugging Face's own packages read variables then: not those."""
 
 SPECIAL_TOKENS = ("<s>", "</s>", "<pad>", "<|im_start|>", "<|im_end|>")
 
@@ -139,21 +165,31 @@ class Workbench:
         return path
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
-        """Start the command line in a process of its own."""
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONDONTWRITEBYTECODE": "1",
+        """Start the command line as users do: Python anew."""
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path),
                        "TUNEWRIGHT_HOME": str(self.cache_root.parent)}  # fmt: skip
-        command = [sys.executable, "-m", "tunewright.dataset_cacher.cli", *arguments]
+        command = [sys.executable, "-m", _COMMAND_LINE, *arguments]
         return subprocess.Popen(
             command, cwd=self.project, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
 
     def run(self, *arguments: str, expect: int = 0) -> subprocess.CompletedProcess[str]:
-        """Run the command line to its end and check its exit code."""
+        """Run the command line in a process of its own, which is forked, to its end and check its exit code."""
+        environment = {**os.environ, "TUNEWRIGHT_HOME": str(self.cache_root.parent)}
+        done = forked_commands(IMPORTED).run(_COMMAND_LINE, arguments, self.project, environment, timeout_seconds=50)
+        return _checked(done, expect)
+
+    def run_anew(self, *arguments: str, expect: int = 0) -> subprocess.CompletedProcess[str]:
+        """The same with Python started anew: with nothing imported but what the command itself imports."""
         process = self.start(*arguments)
         out, err = process.communicate(timeout=50)
-        assert process.returncode == expect, f"{arguments} ended {process.returncode}\n{out}\n{err}"
-        assert "Traceback" not in err, err
-        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+        return _checked(subprocess.CompletedProcess(process.args, process.returncode, out, err), expect)
+
+
+def _checked(done: subprocess.CompletedProcess[str], expect: int) -> subprocess.CompletedProcess[str]:
+    assert done.returncode == expect, f"{done.args} ended {done.returncode}\n{done.stdout}\n{done.stderr}"
+    assert "Traceback" not in done.stderr, done.stderr
+    return done
 
 
 def bytes_below(directory: Path) -> dict[str, bytes]:

@@ -11,10 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from servers.forked_commands import forked_commands
+
 from components.env_builder_foreign.wheels import Pinned, Wheel
 from tunewright.env_builder.foreign import command
 
 PROGRAM = command.__name__
+_IMPORTED = ("packaging.markers", "rich.progress", "tunewright.env_builder.foreign.build", "yaml")
 BOOTSTRAP = Path("build-support/bootstrap")
 
 
@@ -37,10 +40,10 @@ class Bench:
         path.write_text(text)
         return path
 
-    def start(self, *arguments: str, **variables: str) -> subprocess.Popen[str]:
-        """Start `env-builder build` in the checkout; pip looks nowhere but in the folder of wheels."""
+    def environment(self, **variables: str) -> dict[str, str]:
+        """Variables with which pip looks nowhere but in the folder of wheels."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith("PIP_")}
-        environment = {
+        return {
             **kept,
             "PYTHONPATH": os.pathsep.join(sys.path),
             "TUNEWRIGHT_HOME": str(self.home),
@@ -49,19 +52,22 @@ class Bench:
             "PIP_FIND_LINKS": str(self.links),
             **variables,
         }
+
+    def start(self, *arguments: str, **variables: str) -> subprocess.Popen[str]:
+        """Start `env-builder build` in the checkout as users do: Python anew."""
         return subprocess.Popen(
             [sys.executable, "-m", PROGRAM, *arguments],
-            cwd=self.root, env=environment, text=True, stdin=subprocess.DEVNULL,
+            cwd=self.root, env=self.environment(**variables), text=True, stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
 
     def call(self, *arguments: str, expect: int = 0, **variables: str) -> subprocess.CompletedProcess[str]:
-        """Run it to its end, checking its exit code."""
-        process = self.start(*arguments, **variables)
-        out, err = process.communicate(timeout=55)
-        assert process.returncode == expect, f"{arguments} ended {process.returncode}\n{out}\n{err}"
-        assert "Traceback" not in err, err
-        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+        """Run it to its end in a process of its own, which is forked, checking its exit code."""
+        commands, environment = forked_commands(_IMPORTED), self.environment(**variables)
+        done = commands.run(PROGRAM, arguments, self.root, environment, timeout_seconds=55)
+        assert done.returncode == expect, f"{arguments} ended {done.returncode}\n{done.stdout}\n{done.stderr}"
+        assert "Traceback" not in done.stderr, done.stderr
+        return done
 
     def build(self, *arguments: str, **variables: str) -> dict[str, Any]:
         """The document of a build."""

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from servers.forked_commands import forked_commands
 from servers.model_hub import ModelHub
 
 from tunewright.contracts import command_line
@@ -24,6 +25,17 @@ from tunewright.env_builder.models.selection import Permissions
 MODEL_ID = "makers/small"
 
 # Imported above, so that Pants gives it to the tests: what the env-builder's command line does with these commands.
+_IMPORTED = (
+    "filelock",
+    "fsspec",
+    "httpx2",
+    "rich.progress",
+    "tqdm.auto",
+    "tunewright.env_builder.models.fetch",
+    "yaml",
+)
+"""What the commands import; not the hub's library, which reads its variables while it is imported."""
+
 _MAIN = f"""
 import signal
 # As in a terminal: a shell that starts the tests in the background has Ctrl-C ignored.
@@ -137,9 +149,17 @@ class Workbench:
         return read_tree(self.place(commit, model_id).snapshot)
 
     def start(self, *arguments: str, stderr: int = subprocess.PIPE, **variables: str) -> subprocess.Popen[str]:
-        """Start the command line."""
+        """Start the command line as users do: Python anew."""
+        return subprocess.Popen(
+            [sys.executable, "-c", _MAIN, *arguments],
+            cwd=self.home.parent, env=self.environment(**variables), text=True, stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=stderr,
+        )  # fmt: skip
+
+    def environment(self, **variables: str) -> dict[str, str]:
+        """The variables of a command: the hub is ours."""
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "TRANSFORMERS_"))}
-        environment = {
+        return {
             **kept,
             # Absolute: below Pants the path has relative entries, and this process starts elsewhere.
             "PYTHONPATH": os.pathsep.join(sys.path),
@@ -149,19 +169,16 @@ class Workbench:
             "NO_PROXY": "*",
             **variables,
         }
-        return subprocess.Popen(
-            [sys.executable, "-c", _MAIN, *arguments],
-            cwd=self.home.parent, env=environment, text=True, stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE, stderr=stderr,
-        )  # fmt: skip
 
     def call(self, *arguments: str, expect: int = 0, **variables: str) -> subprocess.CompletedProcess[str]:
-        """Run the command line to its end, checking its exit code."""
-        process = self.start(*arguments, stderr=subprocess.PIPE, **variables)
-        out, err = process.communicate(timeout=50)
-        assert process.returncode == expect, f"{arguments} ended {process.returncode}\n{out}\n{err}"
-        assert "Traceback" not in err, err
-        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+        """Run the command line to its end in a process of its own, which is forked, checking its exit code."""
+        program = self.home.parent / "main.py"
+        program.write_text(_MAIN)
+        commands, environment = forked_commands(_IMPORTED), self.environment(**variables)
+        done = commands.run(str(program), arguments, self.home.parent, environment, timeout_seconds=50)
+        assert done.returncode == expect, f"{arguments} ended {done.returncode}\n{done.stdout}\n{done.stderr}"
+        assert "Traceback" not in done.stderr, done.stderr
+        return done
 
 
 def read_tree(root: Path) -> dict[str, bytes]:

@@ -149,7 +149,6 @@ class Project:
             "TERM": "xterm",
             "COLUMNS": "120",
             "PYTHONPATH": os.pathsep.join(sys.path),
-            "PYTHONDONTWRITEBYTECODE": "1",
         }
         return subprocess.Popen(
             [sys.executable, "-c", f"{before}\n{call}"],

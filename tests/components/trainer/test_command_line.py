@@ -149,19 +149,30 @@ def test_variants_are_listed_with_their_options(capsys: pytest.CaptureFixture[st
     assert "lora" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [["--help"], ["--version"], ["train", "--help"], ["export", "--help"], ["inspect", "--help"], ["variants"]],
-)
-def test_help_and_lists_do_not_import_torch(arguments: list[str]) -> None:
+QUICK_COMMANDS = ("--help", "--version", "train --help", "export --help", "inspect --help", "variants")
+
+
+@pytest.fixture(scope="module")
+def imported_by() -> dict[str, list[str]]:
+    """What each of QUICK_COMMANDS imports of what is heavy, one after another in one new process."""
     program = (
-        "import sys\nfrom tunewright.trainer.cli import main\n"
-        f"sys.argv = ['trainer', *{arguments!r}]\n"
-        "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code, end.code\n"
-        "found = [name for name in ('torch', 'transformers', 'numpy') if name in sys.modules]\n"
-        "assert not found, found"
+        "import contextlib, io, json, sys\nfrom tunewright.trainer.cli import main\nfound = {}\n"
+        f"for command in {QUICK_COMMANDS!r}:\n"
+        "    sys.argv = ['trainer', *command.split()]\n"
+        "    with contextlib.redirect_stdout(io.StringIO()):\n"
+        "        try:\n            main()\n"
+        "        except SystemExit as end:\n            assert not end.code, end.code\n"
+        "    found[command] = [name for name in ('torch', 'transformers', 'numpy') if name in sys.modules]\n"
+        "print(json.dumps(found))"
     )
-    subprocess.run([sys.executable, "-c", program], check=True, stdout=subprocess.DEVNULL)
+    done = subprocess.run([sys.executable, "-c", program], check=True, stdout=subprocess.PIPE)
+    found: dict[str, list[str]] = json.loads(done.stdout)
+    return found
+
+
+@pytest.mark.parametrize("command", QUICK_COMMANDS)
+def test_help_and_lists_do_not_import_torch(imported_by: dict[str, list[str]], command: str) -> None:
+    assert imported_by[command] == []
 
 
 def test_the_module_is_a_program() -> None:

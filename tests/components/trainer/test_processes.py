@@ -82,13 +82,15 @@ def test_two_nodes_meet_at_the_address_the_cluster_gives(tmp_path: Path, start: 
     assert_same_training(nodes, single)
 
 
-def test_a_loss_that_is_no_number_ends_every_process_with_1_and_the_step_is_named_once(tmp_path: Path) -> None:
+def test_a_loss_that_is_no_number_ends_every_process_with_1_and_the_step_is_named_once(
+    tmp_path: Path, start: StartTrainer
+) -> None:
     job = make(tmp_path, "diverging", processes=2, learning_rate=1e30, checkpoint={"every_steps": 1})
-    result = run_trainer("train", job)
-    assert result.returncode == 1
-    assert result.stderr.count("error: step 2: the ") == 1
-    assert "hint: lower training.learning_rate" in result.stderr
-    assert "Traceback" not in result.stderr
+    trainer = start(job)
+    assert trainer.wait() == 1
+    assert trainer.said.count("error: step 2: the ") == 1
+    assert "hint: lower training.learning_rate" in trainer.said
+    assert "Traceback" not in trainer.said
     assert [path.name for path in (job.parent / "checkpoints").iterdir()] == ["step-000001"]
     assert "step 2" in json.loads((job.parent / "training.json").read_text())["error"]
     assert not (job.parent / "model").exists()

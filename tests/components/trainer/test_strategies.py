@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import deepspeed  # noqa: F401  (here once: each process that is forked off has it)
 import pytest
 import torch
 from peft import AutoPeftModelForCausalLM
@@ -235,17 +236,33 @@ def test_the_command_line_starts_the_strategy_that_was_asked_for(jobs: Jobs) -> 
     assert "DeepSpeed" not in finished.stdout
 
 
+class QuickstartJobs:
+    """Trainings of two steps of the quickstart's model, and the one of a process alone."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.model = root, root / "model"
+        self.cache = make_cache(root / "cache", make_conversations(4))
+        shutil.copytree(Path("examples/models/tiny"), self.model)
+        self.alone = self.make("alone")
+        train_here(self.alone)
+
+    def make(self, run: str, **arguments: Any) -> Path:
+        return make_job(
+            self.root, self.model, self.cache, run=run, batch_size=4, max_steps=2, micro_batch_size=1,
+            learning_rate=1e-3, **arguments,
+        )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def quickstart_jobs(tmp_path_factory: pytest.TempPathFactory) -> QuickstartJobs:
+    return QuickstartJobs(tmp_path_factory.mktemp("quickstart"))
+
+
 @pytest.mark.parametrize("strategy", list(ENGINES))
 def test_the_quickstarts_model_trains_the_same_under_every_strategy(
-    world: World, tmp_path: Path, strategy: str
+    world: World, quickstart_jobs: QuickstartJobs, strategy: str
 ) -> None:
-    cache = make_cache(tmp_path / "cache", make_conversations(4))
-    model = tmp_path / "model"
-    shutil.copytree(Path("examples/models/tiny"), model)
-    settings: dict[str, Any] = {"batch_size": 4, "max_steps": 2, "micro_batch_size": 1, "learning_rate": 1e-3}
-    alone = make_job(tmp_path, model, cache, run="alone", **settings)
-    train_here(alone)
-    together = world.train(make_job(tmp_path, model, cache, run="together", processes=2, strategy=strategy, **settings))
+    together = world.train(quickstart_jobs.make(f"together-{strategy}", processes=2, strategy=strategy))
     assert engine_of(together)["strategy"] == strategy
-    assert losses_of(together) == pytest.approx(losses_of(alone), rel=CLOSE)
-    assert torch.allclose(final_logits(together, "full"), final_logits(alone, "full"), atol=CLOSE)
+    assert losses_of(together) == pytest.approx(losses_of(quickstart_jobs.alone), rel=CLOSE)
+    assert torch.allclose(final_logits(together, "full"), final_logits(quickstart_jobs.alone, "full"), atol=CLOSE)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import types
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from conformance.tiny_jobs import (
 from tunewright.contracts.files import sha256_of_file, sha256_of_tree
 from tunewright.contracts.hookspecs import hookimpl
 from tunewright.trainer.job import open_job
+from tunewright.trainer.summary import installed_packages
 from tunewright.trainer.training import run_training
 
 METRICS = [
@@ -163,3 +165,9 @@ def test_running_a_finished_job_again_gives_the_same_model(tmp_path: Path) -> No
     run_training(open_job(job))
     assert model_bytes(job) == first
     assert len(metrics_of(job)) == 4
+
+
+def test_installed_packages_are_those_that_pythons_own_library_tells_of() -> None:
+    expected = {one.name: one.version for one in metadata.distributions() if one.name}
+    assert installed_packages() == expected
+    assert list(installed_packages()) == sorted(expected, key=str.lower)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
+import re
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,9 @@ from tunewright.contracts.files import sha256_of_tree, write_json_atomically
 from tunewright.contracts.provenance import TrainingSummary
 from tunewright.contracts.timestamps import utc_now
 from tunewright.trainer.job import TrainingJob
+
+_NAME = re.compile(r"^Name:\s*(\S+)", re.MULTILINE)
+_VERSION = re.compile(r"^Version:\s*(\S+)", re.MULTILINE)
 
 
 def write_summary(job: TrainingJob, summary: TrainingSummary) -> None:
@@ -48,8 +53,20 @@ def digest_of_loaded_model(job: TrainingJob) -> str | None:
 
 def installed_packages() -> dict[str, str]:
     """Every installed distribution and its version, by name."""
-    found = {distribution.name: distribution.version for distribution in metadata.distributions() if distribution.name}
-    return dict(sorted(found.items(), key=lambda one: one[0].lower()))
+    return dict(_installed_packages())
+
+
+@functools.cache
+def _installed_packages() -> tuple[tuple[str, str], ...]:
+    found = dict(filter(None, map(_name_and_version, metadata.distributions())))
+    return tuple(sorted(found.items(), key=lambda one: one[0].lower()))
+
+
+def _name_and_version(distribution: metadata.Distribution) -> tuple[str, str] | None:
+    # `distribution.name` and `.version` each parse the whole file anew, and most of it is the project's README.
+    text = distribution.read_text("METADATA") or distribution.read_text("PKG-INFO") or ""
+    name, version = _NAME.search(text), _VERSION.search(text)
+    return (name[1], version[1]) if name and version else None
 
 
 def describe_hardware() -> dict[str, Any]:

@@ -15,6 +15,9 @@ from tunewright.env_builder.images.targets import ImageTarget, is_base
 MODELS_FOLDER = "images/offline/models"
 """Where an offline image's Dockerfile takes its models from."""
 
+_KEPT_ONCE_BYTES = 512 * 1024
+"""A file this big Pants has once on disk, linked into each process's directory: so it can be written by none."""
+
 
 @dataclass(frozen=True)
 class BaseImage:
@@ -44,6 +47,7 @@ def assemble(target: ImageTarget, root: Path, distdir: Path, models: Path | None
     for path in target.pexes.values():
         if not (distdir / path).exists():
             raise EnvironmentBuildFailed(f"{target.folder}/Dockerfile wants {path}, and Pants made none")
+        _protect_as_pants_does(distdir / path)
     for name in target.files:
         source = models if models is not None and name == MODELS_FOLDER else root / name
         if not source.exists():
@@ -52,6 +56,15 @@ def assemble(target: ImageTarget, root: Path, distdir: Path, models: Path | None
     dockerfile = distdir / "Dockerfile"
     dockerfile.write_text(target.dockerfile, encoding="utf-8")
     return dockerfile
+
+
+def _protect_as_pants_does(program: Path) -> None:
+    """Give big files the mode they have where Pants itself builds an image. Modes are a part of BuildKit's cache key:
+    with others nothing is found of what `./pants package images::` has built, and all is unpacked and compiled again.
+    """
+    for path in (program, *program.rglob("*")):
+        if path.is_file() and not path.is_symlink() and path.stat().st_size >= _KEPT_ONCE_BYTES:
+            path.chmod(0o555)
 
 
 def copy_linked(source: Path, destination: Path) -> None:
