@@ -24,7 +24,6 @@ from tunewright.env_builder.models.selection import Permissions
 
 MODEL_ID = "makers/small"
 
-# Imported above, so that Pants gives it to the tests: what the env-builder's command line does with these commands.
 _IMPORTED = (
     "filelock",
     "fsspec",
@@ -36,6 +35,7 @@ _IMPORTED = (
 )
 """What the commands import; not the hub's library, which reads its variables while it is imported."""
 
+# Imported above, so that Pants gives it to the tests: what the env-builder's command line does with these commands.
 _MAIN = f"""
 import signal
 # As in a terminal: a shell that starts the tests in the background has Ctrl-C ignored.
