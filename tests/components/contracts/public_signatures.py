@@ -23,6 +23,7 @@ from tunewright.contracts import (
     dataset_copies,
     dataset_plugins,
     datasets,
+    distributions,
     environments,
     errors,
     experiment,
@@ -47,9 +48,9 @@ from tunewright.contracts.spec import Spec
 
 # Named one by one: Pants gives a test the modules that are imported, and no others.
 MODULES: tuple[ModuleType, ...] = (
-    adapters, checkpoints, clusters, command_line, costs, dataset_copies, dataset_plugins, datasets, environments,
-    errors, experiment, experiment_file, files, hookspecs, job_problems, jobs, plugins, preflight, provenance, registry,
-    rundir, secret_values, spec, stages, status, timestamps, variants,
+    adapters, checkpoints, clusters, command_line, costs, dataset_copies, dataset_plugins, datasets, distributions,
+    environments, errors, experiment, experiment_file, files, hookspecs, job_problems, jobs, plugins, preflight, provenance,
+    registry, rundir, secret_values, spec, stages, status, timestamps, variants,
 )  # fmt: skip
 
 

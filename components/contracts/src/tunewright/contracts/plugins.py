@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from importlib import metadata
@@ -23,6 +23,7 @@ from tunewright.contracts.clusters import ClusterInfo, ClusterRegistry
 from tunewright.contracts.costs import CostEstimate
 from tunewright.contracts.dataset_plugins import ChatTemplateRegistry, DatasetFormatRegistry
 from tunewright.contracts.datasets import CachedDataset, DatasetRequest
+from tunewright.contracts.distributions import ReadMetadata, name_and_version
 from tunewright.contracts.environments import EnvironmentRef, EnvironmentRequest
 from tunewright.contracts.errors import BrokenPlugin, DuplicatePlugin, TunewrightError, Unavailable
 from tunewright.contracts.experiment import ResolvedExperiment
@@ -95,10 +96,6 @@ class _Entry:
     distribution: str
     version: str
     point: metadata.EntryPoint
-
-
-_Reader = Callable[[str], str | None]
-"""Reads one file of a distribution's metadata."""
 
 
 class _Manager(pluggy.PluginManager):
@@ -311,7 +308,7 @@ def _entries() -> Iterator[_Entry]:
             yield from _entries_of(distribution.read_text for distribution in metadata.distributions(path=[place]))
 
 
-def _readers_in(directory: str) -> Iterator[_Reader]:
+def _readers_in(directory: str) -> Iterator[ReadMetadata]:
     """What reads a file of each distribution of the directory."""
     try:
         names = os.listdir(directory)
@@ -333,11 +330,11 @@ def _read(directory: str, name: str) -> str | None:
         return None
 
 
-def _entries_of(readers: Iterable[_Reader]) -> Iterator[_Entry]:
+def _entries_of(readers: Iterable[ReadMetadata]) -> Iterator[_Entry]:
     for read in readers:
         points = _own_entry_points(read("entry_points.txt") or "")
         if points:
-            name, version = _name_and_version(read("METADATA") or read("PKG-INFO") or "")
+            name, version = name_and_version(read)
             yield from (_Entry(name, version, point) for point in points)
 
 
@@ -350,13 +347,6 @@ def _own_entry_points(text: str) -> list[metadata.EntryPoint]:
     pairs = (line.split("=", 1) for line in ours.splitlines() if "=" in line and not line.startswith(("#", ";")))
     found = (metadata.EntryPoint(name.strip(), value.strip(), ENTRY_POINT_GROUP) for name, value in pairs)
     return sorted(found, key=lambda point: point.name)
-
-
-def _name_and_version(text: str) -> tuple[str, str]:
-    """From the head of its metadata: parsing it as the message that it is takes ten times as long."""
-    head = text.replace("\r\n", "\n").partition("\n\n")[0]
-    values = dict(line.split(": ", 1) for line in head.splitlines() if ": " in line)
-    return values.get("Name", "?").strip(), values.get("Version", "?").strip()
 
 
 def _with_known_arguments(implementation: pluggy.HookImpl) -> Any:

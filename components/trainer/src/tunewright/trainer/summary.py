@@ -5,20 +5,17 @@ from __future__ import annotations
 import functools
 import os
 import platform
-import re
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from tunewright.contracts.distributions import name_and_version
 from tunewright.contracts.files import sha256_of_tree, write_json_atomically
 from tunewright.contracts.provenance import TrainingSummary
 from tunewright.contracts.timestamps import utc_now
 from tunewright.trainer.job import TrainingJob
-
-_NAME = re.compile(r"^Name:\s*(\S+)", re.MULTILINE)
-_VERSION = re.compile(r"^Version:\s*(\S+)", re.MULTILINE)
 
 
 def write_summary(job: TrainingJob, summary: TrainingSummary) -> None:
@@ -58,15 +55,9 @@ def installed_packages() -> dict[str, str]:
 
 @functools.cache
 def _installed_packages() -> tuple[tuple[str, str], ...]:
-    found = dict(filter(None, map(_name_and_version, metadata.distributions())))
+    found = dict(name_and_version(one.read_text) for one in metadata.distributions())
+    found.pop("?", None)  # what has no name is none
     return tuple(sorted(found.items(), key=lambda one: one[0].lower()))
-
-
-def _name_and_version(distribution: metadata.Distribution) -> tuple[str, str] | None:
-    # `distribution.name` and `.version` each parse the whole file anew, and most of it is the project's README.
-    text = distribution.read_text("METADATA") or distribution.read_text("PKG-INFO") or ""
-    name, version = _NAME.search(text), _VERSION.search(text)
-    return (name[1], version[1]) if name and version else None
 
 
 def describe_hardware() -> dict[str, Any]:
