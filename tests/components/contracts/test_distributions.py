@@ -19,5 +19,5 @@ def test_an_egg_tells_them_in_another_file() -> None:
 
 
 def test_what_is_not_told_is_a_question_mark() -> None:
-    assert name_and_version({}.get) == ("?", "?")
+    assert name_and_version(lambda file: None) == ("?", "?")
     assert name_and_version({"METADATA": "Metadata-Version: 2.1\n\nName: below\n"}.get) == ("?", "?")
