@@ -117,8 +117,6 @@ LIGHT_PLUGINS = (
     "//trainers/reward-model/src:lib@resolve=tools",
 )
 JOB_PLUGINS = (
-    "//3rdparty/python:train-cpu#gcsfs",  # fsspec imports them by their names
-    "//3rdparty/python:train-cpu#s3fs",
     "//components/contracts:dist-info",
     "//components/trainer:dist-info",
     "//components/trainer/src:lib",
@@ -141,18 +139,31 @@ JOB_PLUGINS = (
     "//trainers/reward-model/src:lib@resolve=train-cpu",
 )
 
+# Everything that any test of a resolve imports, for each of them: one environment instead of five with torch, and of
+# seventeen without. With torch, each takes a minute of a core. What code may import is what `may_import` says.
+LIGHT_TEST_PACKAGES = (
+    "//3rdparty/python:tests-tools",
+    "//3rdparty/python:tools",
+)
+JOB_TEST_PACKAGES = (
+    "//3rdparty/python:mlflow-server",
+    "//3rdparty/python:tests-train-cpu",
+    "//3rdparty/python:train-cpu",
+    "//3rdparty/python:trl",
+)
+
 
 def light_tests(*dependencies, **options):
     """Tests of what runs outside the job. `dependencies`: files they read, and plugins they need to be found.
 
     `apart`: batches of files that run beside the folder's others, by a name for each: what takes long, in parallel.
     """
-    _tests("tools", dependencies, **{"timeout": 600, **options})
+    _tests("tools", (*LIGHT_TEST_PACKAGES, *dependencies), **{"timeout": 600, **options})
 
 
 def job_tests(*dependencies, **options):
     """Tests of what runs inside the job, with torch."""
-    _tests("train-cpu", dependencies, **{"timeout": 900, **options})
+    _tests("train-cpu", (*JOB_TEST_PACKAGES, *dependencies), **{"timeout": 900, **options})
 
 
 def _tests(resolve, dependencies, helpers=False, apart={}, together="", **options):
