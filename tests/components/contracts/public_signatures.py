@@ -28,6 +28,7 @@ from tunewright.contracts import (
     errors,
     experiment,
     experiment_file,
+    file_locks,
     files,
     hookspecs,
     job_problems,
@@ -49,8 +50,8 @@ from tunewright.contracts.spec import Spec
 # Named one by one: Pants gives a test the modules that are imported, and no others.
 MODULES: tuple[ModuleType, ...] = (
     adapters, checkpoints, clusters, command_line, costs, dataset_copies, dataset_plugins, datasets, distributions,
-    environments, errors, experiment, experiment_file, files, hookspecs, job_problems, jobs, plugins, preflight,
-    provenance, registry, rundir, secret_values, spec, stages, status, timestamps, variants,
+    environments, errors, experiment, experiment_file, file_locks, files, hookspecs, job_problems, jobs, plugins,
+    preflight, provenance, registry, rundir, secret_values, spec, stages, status, timestamps, variants,
 )  # fmt: skip
 
 

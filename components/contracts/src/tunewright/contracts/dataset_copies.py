@@ -5,7 +5,6 @@ fsspec and the storage's own package are imported when a URL is opened, not befo
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ from typing import Any
 
 from tunewright.contracts.datasets import MANIFEST_FILE, DatasetManifest, read_manifest
 from tunewright.contracts.errors import CacheCorrupted, InvalidExperiment, NotFound, TunewrightError, Unavailable
+from tunewright.contracts.file_locks import held
 from tunewright.contracts.files import write_bytes_atomically
 
 NODE_CACHE_VARIABLE = "TUNEWRIGHT_NODE_CACHE"
@@ -111,7 +111,7 @@ def fetch_copy(url: str, digest: str, place: Path, note: Callable[[str], None]) 
     if (target / MANIFEST_FILE).is_file():
         return target
     place.mkdir(parents=True, exist_ok=True)
-    with _alone(place / f".{digest}.lock"):
+    with held(place / f".{digest}.lock"):
         if not (target / MANIFEST_FILE).is_file():
             note(f"dataset {digest[:12]}: copying it from {url} to {target}")
             _copy(url, digest, target)
@@ -171,14 +171,3 @@ def _need_space(directory: Path, manifest: DatasetManifest) -> None:
     if needed > free:
         words = f"{directory.parent}: the dataset has {needed / 1e9:,.1f} GB, the disk {free / 1e9:,.1f} GB free"
         raise Unavailable(words, f"set {NODE_CACHE_VARIABLE} to a directory on a larger disk")
-
-
-@contextmanager
-def _alone(lock: Path) -> Iterator[None]:
-    """One process of this machine at a time. The kernel frees the lock of one that dies; the file stays."""
-    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)

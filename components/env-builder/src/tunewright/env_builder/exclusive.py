@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tunewright.contracts import file_locks
 from tunewright.env_builder.progress import say
 
 
 @contextmanager
 def held(lock: Path, waiting: str) -> Iterator[None]:
-    """Hold a lock: the kernel gives it back when its holder ends, however it ends. Says `waiting` where it is taken."""
+    """Hold the file `lock`, in a directory that is made where it is not there. Says `waiting` where another has it."""
     lock.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say(waiting)
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+    with file_locks.held(lock, lambda: say(waiting)):
         yield
-    finally:
-        os.close(descriptor)

@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 
 from tunewright.contracts.errors import RunStopped, SubmissionRefused, Unavailable
+from tunewright.contracts.file_locks import is_held
 from tunewright.contracts.status import CauseKind, JobState, JobStatus
 from tunewright.contracts.timestamps import utc_now
 from tunewright.launcher.batch import Batch, Member, decide
@@ -29,13 +30,14 @@ _RUNS_PER_PAUSE_SECOND = 100
 """A question about so many runs may be asked each second at most: a thousand are asked about every ten seconds."""
 
 _NOBODY_SECONDS = 10.0
+_TURN_FILE = ".turn.lock"
 
 
 class Turn:
     """Who starts a batch's runs: one process at a time, whoever holds its lock. It ends with the process."""
 
     def __init__(self, batch: Batch) -> None:
-        self._path = batch.directory / ".turn.lock"
+        self._path = batch.directory / _TURN_FILE
         self._descriptor: int | None = None
 
     def take(self) -> bool:
@@ -70,17 +72,7 @@ def turn_of(batch: Batch) -> Iterator[Turn]:
 
 def is_somebodys_turn(directory: Path) -> bool:
     """Whether a process lives that starts the batch's runs."""
-    try:
-        descriptor = os.open(directory / ".turn.lock", os.O_RDONLY)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
+    return is_held(directory / _TURN_FILE)
 
 
 def start_ready(watch: Watch, statuses: Mapping[str, JobStatus]) -> bool:

@@ -6,11 +6,12 @@ import contextlib
 import json
 from typing import Any
 
+from tunewright.contracts.file_locks import held
 from tunewright.contracts.files import append_line
 from tunewright.contracts.rundir import RunDir
 from tunewright.contracts.status import JobState, JobStatus
 from tunewright.contracts.timestamps import utc_now
-from tunewright.launcher.run_store import last_line, locked
+from tunewright.launcher.run_store import last_line
 
 _KEYS = ("state", "cause", "exit_code", "signal", "attempt", "message")
 
@@ -27,7 +28,7 @@ def record_event(run: RunDir, status: JobStatus, is_new_submission: bool = False
     A run of somebody else, which we may only read, is left as it is.
     """
     event = event_of(status)
-    with contextlib.suppress(PermissionError), locked(run.path / ".events.lock"):
+    with contextlib.suppress(PermissionError), held(run.path / ".events.lock"):
         last = last_line(run.events)
         if is_new_submission or _follows(event, last):
             append_line(run.events, json.dumps({"time": utc_now(), **event}, ensure_ascii=False))

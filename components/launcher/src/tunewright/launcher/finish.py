@@ -9,13 +9,14 @@ import click
 
 from tunewright.contracts.clusters import Cluster
 from tunewright.contracts.errors import TunewrightError
+from tunewright.contracts.file_locks import held
 from tunewright.contracts.plugins import PluginHost
 from tunewright.contracts.provenance import compose_record, write_record
 from tunewright.contracts.rundir import RunDir
 from tunewright.contracts.status import JobState, JobStatus
 from tunewright.contracts.timestamps import utc_now
 from tunewright.launcher.progress import state_text
-from tunewright.launcher.run_store import go_on_words, locked, read_handle, read_json
+from tunewright.launcher.run_store import go_on_words, read_handle, read_json
 
 _LAST_LOG_BYTES = 4000
 _LAST_LOG_LINES = 15
@@ -28,7 +29,7 @@ def finish_run(run: RunDir, status: JobStatus, host: PluginHost) -> None:
     """
     if not status.state.is_terminal or status.state is JobState.NOT_FOUND or run.provenance.exists():
         return
-    with contextlib.suppress(PermissionError), locked(run.path / ".record.lock"):
+    with contextlib.suppress(PermissionError), held(run.path / ".record.lock"):
         if run.provenance.exists():
             return
         record = compose_record(run, status, utc_now())

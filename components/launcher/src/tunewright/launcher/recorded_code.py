@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tunewright.contracts.errors import IntegrityError, NotFound, RecordMismatch, Unavailable
+from tunewright.contracts.file_locks import held
 from tunewright.launcher.code_origin import Checkout, inspect_checkout, run_git
 from tunewright.launcher.records import FoundRecord
-from tunewright.launcher.run_store import locked
 
 WORKTREES = "worktrees"
 """Folder of the home in which recorded commits are checked out."""
@@ -45,7 +45,7 @@ def recorded_checkout(found: FoundRecord, place: Place, keep: bool) -> Iterator[
     patch = _read_patch(found) if code.get("dirty") else b""
     worktree = place.home / WORKTREES / (code["commit"][:12] + (f"-{code['patch_sha256'][:8]}" if patch else ""))
     worktree.parent.mkdir(parents=True, exist_ok=True)
-    with locked(worktree.with_name(f".{worktree.name}.lock")):
+    with held(worktree.with_name(f".{worktree.name}.lock")):
         _add_worktree(place, worktree, code["commit"], patch)
         try:
             yield worktree, inspect_checkout(worktree, place.home, allow_dirty=bool(patch))

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import difflib
-import fcntl
 import json
 import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -117,17 +115,6 @@ def read_plan(run: RunDir) -> SubmissionPlan:
     names = read_json(run.submission).get("files") or sorted(path.name for path in run.plan.iterdir())
     files = tuple(PlannedFile(name=name, text=(run.plan / name).read_bytes().decode()) for name in names)
     return SubmissionPlan(cluster=cluster_name_of(run), run=run.name, files=files)
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold the lock file `path`: one launcher at a time, also over several processes."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def read_json(path: Path) -> dict[str, Any]:

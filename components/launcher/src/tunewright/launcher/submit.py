@@ -12,6 +12,7 @@ from tunewright.contracts.clusters import Cluster, DependsCluster
 from tunewright.contracts.datasets import CachedDataset
 from tunewright.contracts.errors import Unavailable, UsageError
 from tunewright.contracts.experiment import ExperimentSpec
+from tunewright.contracts.file_locks import held
 from tunewright.contracts.files import write_bytes_atomically, write_json_atomically
 from tunewright.contracts.jobs import JobHandle, JobSpec, ModelReference, SubmissionPlan
 from tunewright.contracts.plugins import PluginHost
@@ -26,7 +27,6 @@ from tunewright.launcher.run_store import (
     free_name,
     go_on_words,
     json_bytes,
-    locked,
     read_handle,
     read_job,
     read_json,
@@ -119,7 +119,7 @@ def submit_run(run: RunDir, cluster: Cluster, host: PluginHost, after: Sequence[
 
     The key is on disk before: a launcher that dies on the way finds the same job with its next call.
     """
-    with locked(run.path / ".submission.lock"):
+    with held(run.path / ".submission.lock"):
         return read_handle(run) or _send(run, cluster, host, after)
 
 
@@ -131,14 +131,14 @@ def submit_again(
     `make_plan` makes a new one, where it goes on with other settings. Two launchers at once start one job: the second
     finds it running.
     """
-    with locked(run.path / ".submission.lock"):
+    with held(run.path / ".submission.lock"):
         _reset(run, cluster, make_plan)
         return read_handle(run) or _send(run, cluster, host)
 
 
 def reset_run(run: RunDir, cluster: Cluster, make_plan: Callable[[], SubmissionPlan] | None = None) -> None:
     """Make a run that has ended ready to be sent again, by whoever comes first. Any other is left as it is."""
-    with locked(run.path / ".submission.lock"):
+    with held(run.path / ".submission.lock"):
         if _reset(run, cluster, make_plan):
             record_event(run, JobStatus(state=JobState.PENDING, message=WAITING), is_new_submission=True)
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tunewright.clusters.docker.plan import PLAN_FILE
+from tunewright.contracts.file_locks import is_held
 from tunewright.contracts.files import write_bytes_atomically
 
 _SAFE_KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,150}")
@@ -61,17 +60,7 @@ class StateDirectory:
 
     def is_supervised(self) -> bool:
         """Whether a supervisor lives: it holds the lock as long as it does, and no other process can have it."""
-        try:
-            descriptor = os.open(self.path / "lock", os.O_RDONLY)
-        except OSError:
-            return False
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(descriptor)
-        return False
+        return is_held(self.path / "lock")
 
     def has_begun(self) -> bool:
         """Whether there is a job: until its first containers run, a living supervisor may still be refused."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tunewright.clusters.local.plan import PLAN_FILE
+from tunewright.contracts.file_locks import is_held
 
 _SAFE_KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,150}")
 _LAST_COMPLAINT_CHARACTERS = 300
@@ -49,17 +49,7 @@ class StateDirectory:
 
     def is_supervised(self) -> bool:
         """Whether a supervisor lives: it holds the lock as long as it does, and no other process can have it."""
-        try:
-            descriptor = os.open(self.path / "lock", os.O_RDONLY)
-        except OSError:
-            return False
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(descriptor)
-        return False
+        return is_held(self.path / "lock")
 
     def complaint(self) -> str:
         """The end of what the supervisor complained of, or nothing."""
