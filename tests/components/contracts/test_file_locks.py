@@ -71,3 +71,14 @@ def test_who_asks_is_not_taken_for_the_holder_by_another_who_asks(tmp_path: Path
     with (tmp_path / "lock").open("w") as asked:
         fcntl.flock(asked, fcntl.LOCK_SH)
         assert not is_held(tmp_path / "lock")
+
+
+def test_a_lock_that_cannot_be_opened_is_not_called_free(tmp_path: Path) -> None:
+    (tmp_path / "lock").symlink_to("lock")
+    with pytest.raises(OSError, match="symbolic links"):
+        is_held(tmp_path / "lock")
+
+
+def test_the_file_is_as_private_as_it_was_asked_for(tmp_path: Path) -> None:
+    with held(tmp_path / "lock", mode=0o600):
+        assert (tmp_path / "lock").stat().st_mode & 0o777 == 0o600

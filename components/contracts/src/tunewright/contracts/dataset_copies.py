@@ -111,7 +111,7 @@ def fetch_copy(url: str, digest: str, place: Path, note: Callable[[str], None]) 
     if (target / MANIFEST_FILE).is_file():
         return target
     place.mkdir(parents=True, exist_ok=True)
-    with held(place / f".{digest}.lock"):
+    with held(place / f".{digest}.lock", mode=0o600):
         if not (target / MANIFEST_FILE).is_file():
             note(f"dataset {digest[:12]}: copying it from {url} to {target}")
             _copy(url, digest, target)
