@@ -149,6 +149,9 @@ class PlainOptions(Spec):
     pause_seconds: float = 0.0
     """Between two steps."""
 
+    is_held: bool = False
+    """Whether it waits, before its last step, until the test lets it go."""
+
     salt: bool = False
     """Whether it leaves other weights each time."""
 

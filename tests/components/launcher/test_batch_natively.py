@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from components.launcher.project import Project
+from components.launcher.project import HELD, Project
 from tunewright.launcher import arrays
 
 pytestmark = pytest.mark.timeout(180)
@@ -29,6 +29,9 @@ after = ["first"]
 name = "last"
 after = ["second", "other"]
 """
+
+
+HELD_FIRST = tuple(part.replace("training", "stages.0.training") for part in HELD)
 
 
 def submissions(project: Project) -> list[str]:
@@ -140,14 +143,14 @@ def test_a_cluster_that_claims_arrays_and_has_none_is_named(harbour: Project) ->
 
 
 def test_detached_stages_are_all_sent_at_once_where_the_cluster_starts_jobs_after_others(stages: Project) -> None:
-    slow = ("--set", "stages.0.training.options.pause_seconds=0.2")
-    document = stages.launcher("launch", "stages.toml", *slow, "--detach", "--json").last_document
+    document = stages.launcher("launch", "stages.toml", *HELD_FIRST, "--detach", "--json").last_document
     assert (document["pipeline"], document["run"]) == ("count", "count-first")
     assert [one["state"] for one in document["stages"]][1:] == ["QUEUED"] * 3
     assert len(submissions(stages)) == 4 and not (stages.home / "pipelines" / "count" / "waiter.log").exists()
     model = stages.json("count-second", "job.json")["model"]
     assert model == {"name_or_path": str(stages.run("count-first") / "model"), "revision": None, "sha256": None,
                      "run": "count-first"}  # fmt: skip
+    stages.let_go()
     done = stages.launcher("wait", "count", "--json").last_document
     assert [row["state"] for row in done["runs"]] == ["SUCCEEDED"] * 4 and done["exit_code"] == 0
     after = {row["stage"]: row["after"] for row in done["runs"]}
@@ -178,8 +181,7 @@ def test_a_launcher_that_stays_follows_what_a_detached_one_has_sent(stages: Proj
 
 
 def test_stop_ends_what_runs_and_what_waits_in_the_cluster(stages: Project) -> None:
-    slow = ("--set", "stages.0.training.options.pause_seconds=0.3", "--set", "stages.0.training.max_steps=400")
-    stages.launcher("launch", "stages.toml", *slow, "--detach")
+    stages.launcher("launch", "stages.toml", *HELD_FIRST, "--detach")
     stages.wait_for_step(1, "count-first")
     document = stages.launcher("stop", "count", "--json").document
     assert {row["state"] for row in document["runs"]} == {"STOPPED"}

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from components.launcher.project import FAILING, SLOW, Project
+from components.launcher.project import FAILING, HELD, SLOW, Project
 from tunewright.launcher.progress import BarReporter
 
 
@@ -163,11 +163,12 @@ def test_detach_returns_at_once_and_wait_gives_the_exit_code(project: Project) -
 
 
 def test_the_job_outlives_a_killed_launcher_and_is_found_again(project: Project) -> None:
-    follower = project.start("launch", "count.toml", "--set", "training.options.pause_seconds=0.3")
+    follower = project.start("launch", "count.toml", *HELD)
     project.wait_for_step(1)
     follower.kill()
     follower.communicate()
     assert project.launcher("status", "count", "--json").document["state"] == "RUNNING"
+    project.let_go()
     assert project.launcher("logs", "count", "--follow").out.endswith("no newline at the end")
     project.launcher("wait", "count")
     assert project.json("count", "provenance.json")["outcome"]["state"] == "SUCCEEDED"
@@ -227,10 +228,13 @@ def test_a_running_run_does_not_change_its_settings(project: Project) -> None:
 
 
 def test_a_running_run_is_followed_not_started_again(project: Project) -> None:
-    slow = ("--set", "training.options.pause_seconds=0.2")
-    project.launcher("launch", "count.toml", *slow, "--detach")
-    document = project.launcher("launch", "count.toml", *slow, "--name", "count", "--json").last_document
-    assert document["state"] == "SUCCEEDED"
+    project.launcher("launch", "count.toml", *HELD, "--detach")
+    follower = project.start("launch", "count.toml", *HELD, "--name", "count", "--json")
+    assert follower.stdout is not None
+    assert any(json.loads(line).get("state") == "RUNNING" for line in follower.stdout)
+    project.let_go()
+    out, err = follower.communicate(timeout=60)
+    assert follower.returncode == 0 and json.loads(out.splitlines()[-1])["state"] == "SUCCEEDED", err
     assert len(list(project.run().glob("yard/*"))) == 1
     assert [line.split()[0] for line in project.heard()] == ["submitted", "finished"]
     assert [event["state"] for event in project.lines("count", "events.jsonl")].count("PENDING") == 1
@@ -250,10 +254,10 @@ def test_a_submission_that_was_not_confirmed_is_sent_again_with_the_same_key(pro
 
 
 def test_a_launcher_that_died_before_the_handle_was_written_finds_its_job(project: Project) -> None:
-    slow = ("--set", "training.options.pause_seconds=0.2")
-    project.launcher("launch", "count.toml", *slow, "--detach")
+    project.launcher("launch", "count.toml", *HELD, "--detach")
     (project.run() / "handle.json").unlink()
-    project.launcher("launch", "count.toml", *slow, "--name", "count")
+    project.let_go()
+    project.launcher("launch", "count.toml", *HELD, "--name", "count")
     assert len(list(project.run().glob("yard/*"))) == 1
 
 

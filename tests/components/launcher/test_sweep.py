@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from components.launcher.project import Project, wait_until
+from components.launcher.project import HELD, Project, wait_until
 from tunewright.contracts.plugins import PluginHost
 from tunewright.launcher import sweep as sweep_module
 from tunewright.launcher.grid import parse_grid
@@ -166,10 +166,11 @@ def test_a_detached_sweep_is_gone_on_with_by_a_waiter_that_is_found_by_its_name(
 
 
 def test_a_sweep_without_a_limit_is_detached_without_a_waiter(project: Project) -> None:
-    grid = (*PACED, "--set", "training.max_steps=10", "--grid", "seed=1,2", "--name", "s")
+    grid = (*HELD, "--grid", "seed=1,2", "--name", "s")
     document = project.launcher("sweep", "count.toml", *grid, "--detach", "--json").document
     assert [row["state"] for row in document["runs"]] == ["RUNNING", "RUNNING"]
     assert not (project.home / "sweeps" / "s" / "waiter.log").exists()
+    project.let_go()
     assert project.launcher("wait", "s").out.count("succeeded") == 2
 
 

@@ -10,13 +10,15 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
 from components.launcher.conftest import install
-from components.launcher.project import FAILING, Project, wait_until
+from components.launcher.project import FAILING, HELD, Project, wait_until
 from tunewright.contracts.errors import Unavailable
 from tunewright.contracts.status import CauseKind, JobState, JobStatus
+from tunewright.launcher import waiter
 from tunewright.launcher.batch import Batch, Member, decide, exit_code_of
 from tunewright.launcher.program_copy import copy_program
 from tunewright.launcher.waiter import start_waiter
@@ -26,14 +28,12 @@ pytestmark = pytest.mark.timeout(180)
 STAGES = """
 [[stages]]
 name = "first"
-[stages.training]
-max_steps = 8
 [[stages]]
 name = "second"
 [[stages]]
 name = "third"
 """
-SLOW_FIRST = ("--set", "stages.0.training.options.pause_seconds=0.2")
+HELD_FIRST = tuple(part.replace("training", "stages.0.training") for part in HELD)
 
 # A plugin of somebody else's, which needs another module no sooner than it sends a job.
 LATE = """
@@ -68,18 +68,19 @@ def waiter_of(project: Project, name: str = "count") -> int:
 
 
 def test_a_detached_pipeline_comes_to_its_end_and_is_waited_for_by_its_name(stages: Project) -> None:
-    answer = stages.launcher("launch", "stages.toml", *SLOW_FIRST, "--detach", "--json")
+    answer = stages.launcher("launch", "stages.toml", *HELD_FIRST, "--detach", "--json")
     document = answer.last_document
     assert (document["pipeline"], document["run"]) == ("count", "count-first")
     assert [one["state"] for one in document["stages"]] == ["RUNNING", "PENDING", "PENDING"]
     assert "waits to be started" in stages.launcher("status", "count-second", "--json").document["message"]
     assert [row["state"] for row in stages.launcher("list", "--json").document][1:] == ["PENDING", "PENDING"]
+    stages.let_go()
     document = stages.launcher("wait", "count", "--json").last_document
     assert [(row["stage"], row["state"]) for row in document["runs"]] == [
         ("first", "SUCCEEDED"), ("second", "SUCCEEDED"), ("third", "SUCCEEDED"),
     ]  # fmt: skip
     assert stages.json("count-third", "provenance.json")["model"]["run"] == "count-second"
-    assert stages.launcher("launch", "stages.toml", *SLOW_FIRST, "--name", "count").err.count("is not run again") == 3
+    assert stages.launcher("launch", "stages.toml", *HELD_FIRST, "--name", "count").err.count("is not run again") == 3
 
 
 def test_a_failed_stage_ends_those_after_it_and_launch_goes_on_with_them(stages: Project) -> None:
@@ -106,16 +107,17 @@ def test_the_waiter_outlives_the_place_its_launcher_ran_from(stages: Project, tm
     pants = {"PANTS_VERSION": "2.17.1", "_PANTS_SERVER_EXE": "pants", "PANTSD_REQUEST_TIMEOUT_LIMIT": "60"}
     variables = {"PYTHONPATH": os.pathsep.join(path), "PEX_EXTRA_SYS_PATH": str(sandbox), **pants}
     call = "import sys, tunewright.launcher.cli as cli; print(cli.__file__, file=sys.stderr); cli.main()"
-    command = [sys.executable, "-c", call, "launch", "stages.toml", *SLOW_FIRST, "--detach"]
+    command = [sys.executable, "-c", call, "launch", "stages.toml", *HELD_FIRST, "--detach"]
     done = subprocess.run(
         command, cwd=stages.root, env={**os.environ, **variables}, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0 and done.stdout == "count\n" and str(sandbox) in done.stderr, done.stderr
     shutil.rmtree(sandbox)
-    waiter = waiter_of(stages)
-    environment = Path(f"/proc/{waiter}/environ").read_bytes()
+    pid = waiter_of(stages)
+    environment = Path(f"/proc/{pid}/environ").read_bytes()
     assert b"PANTS" not in environment and b"PEX" not in environment
-    assert os.getsid(waiter) == waiter
+    assert os.getsid(pid) == pid
+    stages.let_go()
     assert stages.launcher("wait", "count").out.count("succeeded") == 3
     log = (stages.home / "pipelines" / "count" / "waiter.log").read_text()
     assert "Traceback" not in log, log
@@ -143,15 +145,16 @@ def test_the_waiter_outlives_the_temporary_cache_of_the_pex_its_launcher_ran_fro
     path = os.pathsep.join([*ours, str(pex_cache(cache))])
     variables = {"PYTHONPATH": path, "PEX": "launcher.pex", "TMPDIR": str(tmp_path)}
     call = "import click, sys, tunewright.launcher.cli as cli; print(click.__file__, file=sys.stderr); cli.main()"
-    command = [sys.executable, "-S", "-c", call, "launch", "stages.toml", *SLOW_FIRST, "--cluster", "late", "--detach"]
+    command = [sys.executable, "-S", "-c", call, "launch", "stages.toml", *HELD_FIRST, "--cluster", "late", "--detach"]
     done = subprocess.run(
         command, cwd=stages.root, env={**os.environ, **variables}, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0 and str(cache) in done.stderr, done.stderr
     shutil.rmtree(cache)
     directory = stages.home / "pipelines" / "count"
-    waiter = waiter_of(stages)
-    wait_until(lambda: not Path(f"/proc/{waiter}").exists(), "the waiter's end")
+    pid = waiter_of(stages)
+    stages.let_go()
+    wait_until(lambda: not Path(f"/proc/{pid}").exists(), "the waiter's end")
     log = (directory / "waiter.log").read_text()
     assert log.count("succeeded") >= 3 and "Traceback" not in log, log
     assert stages.json("count-third", "handle.json")["cluster"] == "late"
@@ -168,14 +171,13 @@ def test_packages_that_stay_are_not_copied(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_a_waiter_is_not_started_twice_and_a_new_one_takes_the_place_of_one_that_died(stages: Project) -> None:
-    slow = ("--set", "stages.0.training.options.pause_seconds=0.5", "--set", "stages.0.training.max_steps=400")
-    stages.launcher("launch", "stages.toml", *slow, "--detach")
+    stages.launcher("launch", "stages.toml", *HELD_FIRST, "--detach")
     first = waiter_of(stages)
-    again = stages.launcher("launch", "stages.toml", *slow, "--detach", "--name", "count")
+    again = stages.launcher("launch", "stages.toml", *HELD_FIRST, "--detach", "--name", "count")
     assert "another process starts its runs already" in again.err and waiter_of(stages) == first
     os.kill(first, signal.SIGKILL)
     wait_until(lambda: not Path(f"/proc/{first}").exists() or "Z" in Path(f"/proc/{first}/stat").read_text(), "its end")
-    stages.launcher("launch", "stages.toml", *slow, "--detach", "--name", "count")
+    stages.launcher("launch", "stages.toml", *HELD_FIRST, "--detach", "--name", "count")
     second = waiter_of(stages)
     assert second != first and len(list(stages.run("count-first").glob("yard/*"))) == 1
     document = stages.launcher("stop", "count", "--json").document
@@ -185,12 +187,13 @@ def test_a_waiter_is_not_started_twice_and_a_new_one_takes_the_place_of_one_that
 
 def test_wait_says_where_nobody_starts_the_rest(stages: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tunewright.launcher.drive._NOBODY_SECONDS", 0.5)
-    stages.launcher("launch", "stages.toml", *SLOW_FIRST, "--detach")
+    stages.launcher("launch", "stages.toml", *HELD_FIRST, "--detach")
     os.kill(waiter_of(stages), signal.SIGKILL)
-    answer = stages.launcher("wait", "count", expect=75)
-    assert "2 run(s) wait, and nobody is there to start them" in answer.err and "--name count" in answer.err
     late = stages.launcher("wait", "count", "--timeout", "0", expect=75)
     assert "has not ended within 0 seconds" in late.err
+    stages.let_go()
+    answer = stages.launcher("wait", "count", expect=75)
+    assert "2 run(s) wait, and nobody is there to start them" in answer.err and "--name count" in answer.err
 
 
 def test_a_waiter_that_cannot_start_says_why(stages: Project, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,6 +202,24 @@ def test_a_waiter_that_cannot_start_says_why(stages: Project, monkeypatch: pytes
     monkeypatch.setattr("tunewright.launcher.waiter._BOOT", "raise SystemExit('no such thing')")
     with pytest.raises(Unavailable, match="the waiter did not start: no such thing"):
         start_waiter(batch)
+
+
+def test_a_waiter_that_has_ended_before_its_launcher_looks_had_begun(
+    stages: Project, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    stages.launcher("launch", "stages.toml")
+    batch = Batch("pipeline", "count", stages.home, (Member("count-first", stage="first"),))
+
+    def late(batch: Batch, answer: BinaryIO) -> None:
+        log = batch.directory / "waiter.log"
+        wait_until(lambda: "all have ended" in log.read_text(), "the waiter's last word")
+        wait_until(lambda: not (batch.directory / "waiter.json").exists(), "the waiter's end")
+        first_word(batch, answer)
+
+    first_word = waiter._wait_for_first_word
+    monkeypatch.setattr(waiter, "_wait_for_first_word", late)
+    start_waiter(batch)
+    assert "pipeline count: a waiter starts the rest" in capfd.readouterr().err
 
 
 def test_decisions_follow_dependencies_and_the_limit() -> None:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import click
 
@@ -28,6 +29,7 @@ from tunewright.launcher.run_store import read_json
 
 WAITER_FILE = "waiter.json"
 LOG_FILE = "waiter.log"
+_BEGUN = b"!"
 _START_TIMEOUT_SECONDS = 30.0
 _TURN_TIMEOUT_SECONDS = 20.0
 
@@ -55,12 +57,15 @@ def start_waiter(batch: Batch) -> None:
     (batch.directory / WAITER_FILE).unlink(missing_ok=True)
     path = json.dumps(program.path)
     command = [program.python, "-I", "-X", "utf8", "-c", _BOOT, path, str(batch.home), batch.kind, batch.name]
-    with (batch.directory / LOG_FILE).open("ab") as log:
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=batch.home, env=_variables(batch.home),
-            start_new_session=True,
-        )  # fmt: skip
-    _wait_for_first_word(batch, process)
+    ear, mouth = os.pipe()
+    with open(ear, "rb", buffering=0) as answer:
+        with open(mouth, "wb"), (batch.directory / LOG_FILE).open("ab") as log:
+            process = subprocess.Popen(
+                [*command, str(mouth)], stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=batch.home,
+                env=_variables(batch.home), start_new_session=True, pass_fds=[mouth],
+            )  # fmt: skip
+        _wait_for_first_word(batch, answer)
+    process.returncode = 0  # it goes on after us: nobody here waits for it
     click.echo(f"{batch.kind} {batch.name}: a waiter starts the rest (process {process.pid}): {log.name}", err=True)
 
 
@@ -70,18 +75,15 @@ def _variables(home: Path) -> dict[str, str]:
     return {**kept, "TUNEWRIGHT_HOME": str(home)}
 
 
-def _wait_for_first_word(batch: Batch, process: subprocess.Popen[bytes]) -> None:
-    """Return once it has said who it is. The launcher's own end must not end it, nor leave it a zombie meanwhile."""
-    deadline = time.monotonic() + _START_TIMEOUT_SECONDS
-    while not (batch.directory / WAITER_FILE).exists():
-        if process.poll() is not None or time.monotonic() > deadline:
-            log = batch.directory / LOG_FILE
-            raise Unavailable(
-                f"{batch.kind} {batch.name}: the waiter did not start: {_last_words(log)} (see {log})",
-                "without --detach this launcher starts the rest itself",
-            )
-        time.sleep(0.02)
-    process.returncode = 0  # nobody here waits for it
+def _wait_for_first_word(batch: Batch, answer: BinaryIO) -> None:
+    """Return once it has said that it has begun; it may have ended since. Raises Unavailable where it does not."""
+    is_said, _, _ = select.select([answer], [], [], _START_TIMEOUT_SECONDS)
+    if not is_said or answer.read(1) != _BEGUN:
+        log = batch.directory / LOG_FILE
+        raise Unavailable(
+            f"{batch.kind} {batch.name}: the waiter did not start: {_last_words(log)} (see {log})",
+            "without --detach this launcher starts the rest itself",
+        )
 
 
 def _last_words(log: Path) -> str:
@@ -90,12 +92,15 @@ def _last_words(log: Path) -> str:
 
 
 def main(arguments: list[str]) -> None:
-    """The waiter itself: HOME KIND NAME. Its output is the log."""
-    home, kind, name = arguments
+    """The waiter itself: HOME KIND NAME MOUTH, the last a descriptor to say there that it has begun.
+
+    Its output is the log.
+    """
+    home, kind, name, mouth = arguments
     batch = read_batch(Path(home), "sweep" if kind == "sweep" else "pipeline", name)
     assert batch is not None, "its document was written before we were started"
     try:
-        code = wait_for(batch)
+        code = wait_for(batch, int(mouth))
     except TunewrightError as error:
         _say(f"error: {error}")
         code = error.exit_code
@@ -107,8 +112,11 @@ def main(arguments: list[str]) -> None:
     sys.exit(code)
 
 
-def wait_for(batch: Batch) -> int:
-    """Bring the batch to its end. Gives its exit code; 0 at once where somebody else does so."""
+def wait_for(batch: Batch, mouth: int) -> int:
+    """Say to `mouth` that it has begun, and bring the batch to its end.
+
+    Gives the batch's exit code; 0, without a word, where somebody else brings it to its end.
+    """
     from tunewright.contracts.plugins import PluginHost
     from tunewright.launcher.batch import exit_code_of
     from tunewright.launcher.batch_progress import LineBatch
@@ -126,6 +134,9 @@ def wait_for(batch: Batch) -> int:
             time.sleep(0.05)
         write_json_atomically(batch.directory / WAITER_FILE, this_process())
         _say(f"waiting, as process {os.getpid()}")
+        with contextlib.suppress(BrokenPipeError):  # whoever started us has been ended meanwhile
+            os.write(mouth, _BEGUN)
+        os.close(mouth)  # no job of ours inherits it
         statuses = drive(Watch(batch, PluginHost.discover()), LineBatch(batch, _say), turn)
     _say("all have ended\n" + table_text(batch, results_of(batch, statuses)))
     return exit_code_of(batch.members, statuses)
