@@ -41,6 +41,11 @@ class Bench:
         """What the plugin registered."""
         return cluster_probe.find_info(self.plugin.__name__, self.name)
 
+    @property
+    def gate(self) -> Path:
+        """A file that jobs can wait for. Nobody has made it yet."""
+        return self.home / "gate"
+
     def cluster(self) -> Cluster:
         """A new object, as each command has its own: what it knows must not matter."""
         return cluster_probe.make_cluster(self.info)

@@ -17,7 +17,15 @@ from tunewright.contracts.status import CauseKind, JobState
 SILENCE_SECONDS = 0.4
 CLOCKS_APART_SECONDS = 0.3
 
-END_WITH = "import sys, time; time.sleep(0.7); print(time.time(), flush=True); sys.exit(int(sys.argv[1]))"
+END_WITH = """
+import os, sys, time
+while not os.path.exists(sys.argv[2]):
+    time.sleep(0.02)
+print(time.time(), flush=True)
+sys.exit(int(sys.argv[1]))
+"""
+"""Ends with a code, once the test lets it go."""
+
 SAY_WHEN = "import sys, time; print(sys.argv[1], time.time(), flush=True)"
 SAY_BOTH_ENDS = """
 import json, sys, time
@@ -55,10 +63,11 @@ class OrderConformance:
 
     def test_a_job_starts_once_those_before_it_have_succeeded(self, bench: Bench) -> None:
         self.ordered(bench)
-        first = [bench.submit(bench.job(END_WITH, "0")) for _ in range(2)]
+        first = [bench.submit(bench.job(END_WITH, "0", str(bench.gate))) for _ in range(2)]
         last = self.submit_after(bench, bench.job(SAY_WHEN, "last"), first)
         waiting = bench.status(last)
         assert waiting.state in (JobState.PENDING, JobState.QUEUED), f"a job whose turn has not come is {waiting}"
+        bench.gate.touch()
         ended = bench.wait(last)
         assert ended.state is JobState.SUCCEEDED, f"the job after the others is {ended}"
         states = [bench.status(handle).state for handle in first]
@@ -68,9 +77,10 @@ class OrderConformance:
 
     def test_a_job_after_one_that_fails_never_starts(self, bench: Bench) -> None:
         self.ordered(bench)
-        first = bench.submit(bench.job(END_WITH, "3"))
+        first = bench.submit(bench.job(END_WITH, "3", str(bench.gate)))
         second = self.submit_after(bench, bench.job(SAY_WHEN, "second"), [first])
         third = self.submit_after(bench, bench.job(SAY_WHEN, "third"), [second])
+        bench.gate.touch()
         for handle in (second, third):
             ended = bench.wait(handle)
             told = (ended.state, ended.cause)
@@ -80,9 +90,10 @@ class OrderConformance:
 
     def test_submitting_after_twice_finds_the_first_job(self, bench: Bench) -> None:
         self.ordered(bench)
-        first = bench.submit(bench.job(END_WITH, "0"))
+        first = bench.submit(bench.job(END_WITH, "0", str(bench.gate)))
         job = bench.job(SAY_WHEN, "ran")
         handles = [self.submit_after(bench, job, [first], "after-key") for _ in range(2)]
+        bench.gate.touch()
         assert handles[0] == handles[1], f"one key has several jobs: {handles}"
         bench.wait(handles[0])
         time.sleep(SILENCE_SECONDS)
@@ -90,9 +101,10 @@ class OrderConformance:
 
     def test_a_waiting_job_can_be_stopped(self, bench: Bench) -> None:
         self.ordered(bench)
-        first = bench.submit(bench.job(END_WITH, "0"))
+        first = bench.submit(bench.job(END_WITH, "0", str(bench.gate)))
         waiting = self.submit_after(bench, bench.job(SAY_WHEN, "second"), [first])
         bench.cluster().stop(waiting)
+        bench.gate.touch()
         ended = bench.wait(waiting)
         assert ended.state is JobState.STOPPED, f"a waiting job that was stopped is {ended}"
         assert bench.wait(first).state is JobState.SUCCEEDED, "stopping the one that waits ends the one before it"

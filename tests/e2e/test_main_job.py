@@ -150,7 +150,7 @@ def test_stop_ends_the_trainer_and_exits_75(project: Project, quickstart: dict[s
     project.wait_for_step("stopped", 1)
     trainers = trainer_pids(project.run_dir("stopped"))
     project.launcher("stop", "stopped")
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 50
     while any(Path(f"/proc/{pid}").exists() for pid in trainers) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert trainers and not any(Path(f"/proc/{pid}").exists() for pid in trainers)

@@ -71,7 +71,7 @@ def test_a_killed_holder_of_this_machine_is_followed_at_once(tmp_path: Path) -> 
         threading.Timer(0.3, process.send_signal, [signal.SIGKILL]).start()
         started = time.monotonic()
         with lock_in(tmp_path, Timing()).held(told.append):
-            assert time.monotonic() - started < 5
+            assert time.monotonic() - started < 60, "it waited as for one of another machine, 90 seconds"
         assert [f"process {process.pid}," in words and "since 20" in words for words in told] == [True]
 
 
@@ -103,7 +103,7 @@ def test_who_was_taken_over_finds_out_and_says_so(tmp_path: Path) -> None:
     slot = FileSlot(tmp_path / "work.holder")
     with pytest.raises(Unavailable, match="took the work over"), lock_in(tmp_path).held(ignore) as lease:
         (tmp_path / "work.holder").write_bytes(ELSEWHERE.to_bytes())
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 50
         while not lease.is_lost:
             assert time.monotonic() < deadline
             time.sleep(0.01)

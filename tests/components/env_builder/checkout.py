@@ -98,7 +98,7 @@ class Checkout:
 
     def wait_for_calls(self, count: int) -> None:
         """Return once `./pants` was called `count` times and is half way."""
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 50
         while len(self.calls()) < count or not list(self.root.glob("dist/.environment-*/*/half.py")):
             assert time.monotonic() < deadline, "the build did not start"
             time.sleep(0.02)

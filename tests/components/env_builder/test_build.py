@@ -100,7 +100,7 @@ def test_a_build_killed_half_way_leaves_nothing_whole_and_the_next_builds(checko
     process = checkout.start("build")
     checkout.wait_for_calls(1)
     process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=20)
+    process.communicate(timeout=50)
     assert list_built(checkout.home) == []
     provided = ensure_environment(checkout.request())
     assert provided.built
@@ -114,7 +114,7 @@ def test_a_build_interrupted_by_the_user_cleans_up_and_ends_with_130(checkout: C
     process = checkout.start("build")
     checkout.wait_for_calls(1)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=50)
     assert process.returncode == 130, err
     assert environments(checkout) == []
     assert list((checkout.root / "dist").iterdir()) == []
@@ -174,7 +174,7 @@ def test_an_edit_while_it_is_built_is_found(checkout: Checkout) -> None:
     checkout.wait_for_calls(1)
     checkout.write("components/trainer/src/trainer.py", "edited too late")
     checkout.release()
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=50)
     assert process.returncode == 69, err
     assert "components/trainer/src/trainer.py" in err
     assert environments(checkout) == []

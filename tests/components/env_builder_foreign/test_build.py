@@ -210,7 +210,7 @@ def test_without_pex_it_says_where_it_must_be_called(bare_bench: Bench) -> None:
 
 
 def wait_for(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 50
     while not condition():
         assert time.monotonic() < deadline, "it did not come to that"
         time.sleep(0.02)
@@ -232,7 +232,7 @@ def test_a_build_that_is_ended_half_way_leaves_nothing_whole(how: signal.Signals
     process = bench.start("--from", path)
     wait_for(lambda: list((bench.home / "environments").glob(".*.tmp/requirements.lock")))
     os.kill(process.pid, how)
-    assert process.wait(timeout=30) == code
+    assert process.wait(timeout=50) == code
     assert list_built(bench.home) == []
     if how == signal.SIGINT:
         assert bench.environments() == []

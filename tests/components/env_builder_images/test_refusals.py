@@ -32,7 +32,7 @@ from tunewright.env_builder.images.options import ImageOptions
 _DIGEST = "sha256:" + "0" * 64
 
 
-def wait_for(what: Callable[[], object], seconds: float = 30) -> None:
+def wait_for(what: Callable[[], object], seconds: float = 50) -> None:
     deadline = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < deadline, "it did not happen"
@@ -164,7 +164,7 @@ def test_a_build_killed_in_the_middle_leaves_nothing_that_looks_whole_and_the_ne
     process = starting(checkout)
     wait_for(lambda: "half way" in log_of(checkout))
     process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=20)
+    process.communicate(timeout=50)
     assert images_of(checkout, named_only=True) == []
     # The client program goes on alone: its image, which nobody has started yet, has no name.
     wait_for(lambda: images_of(checkout))
@@ -181,7 +181,7 @@ def test_a_build_interrupted_by_the_user_ends_what_it_started(checkout: ImageChe
     process = starting(checkout)
     wait_for(lambda: "half way" in log_of(checkout))
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=50)
     assert process.returncode == 130, err
     assert images_of(checkout) == []
     assert_nothing_is_left(checkout)

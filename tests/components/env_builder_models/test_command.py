@@ -139,7 +139,7 @@ def test_a_terminal_shows_a_bar(bench: Workbench) -> None:
         if not block:
             break
     os.close(leader)
-    assert process.wait(timeout=20) == 0
+    assert process.wait(timeout=50) == 0
     assert b"\x1b[" in shown
     assert b"makers/small" in shown
     assert b"the hub answered 503; trying again in 1 s" in shown

@@ -112,7 +112,7 @@ def test_help_and_plan_import_nothing_heavy(project: Project) -> None:
     watch = f"import atexit, sys\natexit.register(lambda: {report})"
     for arguments in (("--help",), ("plan", "count.toml"), ("list",)):
         process = project.start(*arguments, before=watch)
-        _, err = process.communicate(timeout=30)
+        _, err = process.communicate(timeout=50)
         assert process.returncode == 0 and err.endswith("HEAVY []"), err
 
 

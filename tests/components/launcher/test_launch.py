@@ -138,7 +138,7 @@ def test_two_launchers_at_once_get_two_runs(project: Project) -> None:
     launchers = [project.start("launch", "count.toml", "--json") for _ in range(2)]
     names = set()
     for process in launchers:
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=50)
         assert process.returncode == 0, err
         names.add(json.loads(out.splitlines()[-1])["run"])
     assert names == {"count", "count-2"}
@@ -147,7 +147,7 @@ def test_two_launchers_at_once_get_two_runs(project: Project) -> None:
 
 def test_two_launchers_with_one_name_start_one_job(project: Project) -> None:
     launchers = [project.start("launch", "count.toml", "--name", "one", "--detach") for _ in range(2)]
-    codes = sorted(process.wait(timeout=30) for process in launchers)
+    codes = sorted(process.wait(timeout=50) for process in launchers)
     for process in launchers:
         process.communicate()
     # The later one follows the first, or finds that it has succeeded already.
@@ -180,7 +180,7 @@ def test_a_launcher_that_is_interrupted_leaves_the_job_running(number: str, code
     follower = project.start("launch", "count.toml", *SLOW)
     project.wait_for_step(1)
     follower.send_signal(signal.Signals[number])
-    _, err = follower.communicate(timeout=20)
+    _, err = follower.communicate(timeout=50)
     assert follower.returncode == code, err
     assert "Traceback" not in err
     assert project.launcher("status", "count", "--json").document["state"] == "RUNNING"
@@ -359,7 +359,7 @@ def test_a_terminal_gets_a_progress_bar(project: Project) -> None:
     follower = project.start("launch", "count.toml", stderr=side)
     os.close(side)
     shown = read_until(main, "the end")
-    follower.communicate(timeout=20)
+    follower.communicate(timeout=50)
     assert follower.returncode == 0
     assert "step 3/3" in shown and "loss 1.3333" in shown and "\u2501" in shown
 
@@ -374,7 +374,7 @@ def test_ctrl_c_on_a_terminal_asks_what_is_to_become_of_the_job(answer: str, sta
     assert "(s)top it?" in read_until(main, "(s)top it?")
     os.write(main, f"{answer}\n".encode())
     rest = read_until(main, "the end")
-    follower.communicate(timeout=20)
+    follower.communicate(timeout=50)
     assert follower.returncode == 130, rest
     assert project.launcher("status", "count", "--json").document["state"] == state
 

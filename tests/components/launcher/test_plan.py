@@ -27,7 +27,7 @@ sys.addaudithook(watch)
 def test_plan_opens_no_socket_and_writes_no_file(project: Project) -> None:
     before = {path: path.stat().st_mtime_ns for top in (project.root, project.home) for path in top.rglob("*")}
     planned = project.start("plan", "count.toml", before=WATCH)
-    out, err = planned.communicate(timeout=30)
+    out, err = planned.communicate(timeout=50)
     assert planned.returncode == 0 and '"train"' in out
     assert "FORBIDDEN" not in err, err
     after = {path: path.stat().st_mtime_ns for top in (project.root, project.home) for path in top.rglob("*")}
@@ -36,14 +36,14 @@ def test_plan_opens_no_socket_and_writes_no_file(project: Project) -> None:
 
 def test_the_watch_above_sees_what_a_launch_does(project: Project) -> None:
     launched = project.start("launch", "count.toml", before=WATCH)
-    _, err = launched.communicate(timeout=30)
+    _, err = launched.communicate(timeout=50)
     assert launched.returncode == 0
     assert "FORBIDDEN write" in err and "FORBIDDEN os.rename" in err and "FORBIDDEN process" in err
 
 
 def test_plan_twice_gives_equal_bytes_in_every_process(project: Project) -> None:
     first = project.launcher("plan", "count.toml", "--json").out
-    other, _ = project.start("plan", "count.toml", "--json").communicate(timeout=30)
+    other, _ = project.start("plan", "count.toml", "--json").communicate(timeout=50)
     assert first == other
 
 

@@ -97,7 +97,7 @@ def test_wait_gives_up_in_time_with_75(project: Project) -> None:
     project.launcher("launch", "count.toml", *SLOW, "--detach")
     started = time.monotonic()
     answer = project.launcher("wait", "count", "--timeout", "0.3", expect=75)
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 60, "it waited for the run's 100 seconds"
     assert "has not ended within 0.3 seconds" in answer.err
     assert project.launcher("status", "count", "--json").document["state"] == "RUNNING"
 

@@ -115,7 +115,7 @@ def test_a_launcher_that_is_interrupted_leaves_the_stage_running_and_starts_no_o
     launcher = stages.start("launch", "stages.toml", *slow)
     stages.wait_for_step(1, "count-first")
     launcher.send_signal(2)
-    _, err = launcher.communicate(timeout=20)
+    _, err = launcher.communicate(timeout=50)
     assert launcher.returncode == 130 and "not started: stage `second`" in err and "--name count" in err
     assert stages.launcher("status", "count-first", "--json").document["state"] == "RUNNING"
     assert not stages.run("count-second").exists()

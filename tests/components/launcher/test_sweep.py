@@ -137,7 +137,7 @@ def test_ctrl_c_leaves_the_jobs_running_and_says_how_to_go_on(project: Project) 
     launcher = project.start("sweep", "count.toml", *PACED, *grid)
     project.wait_for_step(2, "s-2")
     launcher.send_signal(signal.SIGINT)
-    _, err = launcher.communicate(timeout=30)
+    _, err = launcher.communicate(timeout=50)
     assert launcher.returncode == 130 and "1 are not started: the same `sweep` with --name s goes on" in err, err
     document = project.launcher("status", "s", "--json").document
     assert [row["state"] for row in document["runs"]] == ["RUNNING", "RUNNING", "PENDING"]
@@ -233,7 +233,7 @@ def test_on_a_terminal_there_is_a_table_that_changes_in_place(project: Project) 
         if not piece:
             break
         seen += piece
-    out, _ = launcher.communicate(timeout=30)
+    out, _ = launcher.communicate(timeout=50)
     text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", seen.decode(errors="replace"))
     assert launcher.returncode == 0 and out.splitlines()[0].split()[0] == "run"
     assert re.search(r"s-2\s+training.max_steps=5\s+running\s+step \d/5", text), text

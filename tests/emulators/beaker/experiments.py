@@ -14,7 +14,7 @@ T = TypeVar("T")
 Status = pb2.WorkloadStatus
 Code = pb2.CancelationCode
 
-_WAIT_SECONDS = 30.0
+_WAIT_SECONDS = 50.0
 
 
 def task(*script: str, name: str = "main", cluster: str = "ai2/cpus", **fields: Any) -> BeakerTaskSpec:

@@ -133,11 +133,10 @@ def test_replicas_that_cannot_start_together_in_time_fail_with_words(client: Bea
 def test_jobs_wait_in_the_queue_until_slots_are_free_and_the_higher_priority_goes_first(
     client: Beaker, tmp_path: Path
 ) -> None:
-    log = tmp_path / "order"
+    log, gate = tmp_path / "order", tmp_path / "gate"
+    held = f"until test -e {gate}; do sleep 0.05; done"
     fields: dict[str, Any] = {"cluster": "ai2/gpus", "resources": _GPUS}
-    holders = [
-        client.experiment.create(spec=experiment(task("sleep 1.5", priority="urgent", **fields))) for _ in (0, 1)
-    ]
+    holders = [client.experiment.create(spec=experiment(task(held, priority="urgent", **fields))) for _ in (0, 1)]
     for holder in holders:
         running_job(client, holder)
     waiting = [
@@ -146,6 +145,7 @@ def test_jobs_wait_in_the_queue_until_slots_are_free_and_the_higher_priority_goe
     ]
     job = jobs_of(client, waiting[0])[0]
     assert Status.Name(job.status.status) == "STATUS_QUEUED"
+    gate.touch()
     for workload in waiting:
         ended(client, workload)
     order = log.read_text().split()

@@ -94,7 +94,7 @@ def status(handle: JobHandle) -> JobStatus:
     return BeakerCluster().status([handle])[handle]
 
 
-def wait(handle: JobHandle, seconds: float = 40) -> JobStatus:
+def wait(handle: JobHandle, seconds: float = 50) -> JobStatus:
     """Its last status."""
     deadline = time.monotonic() + seconds
     while not (now := status(handle)).state.is_terminal:
@@ -108,7 +108,7 @@ def log(handle: JobHandle, replica: int = 0) -> bytes:
     return b"".join(BeakerCluster().logs(handle, replica=replica))
 
 
-def wait_for_log(handle: JobHandle, text: bytes, seconds: float = 40) -> None:
+def wait_for_log(handle: JobHandle, text: bytes, seconds: float = 50) -> None:
     """Until the log of node 0 has `text`."""
     deadline = time.monotonic() + seconds
     while text not in log(handle):

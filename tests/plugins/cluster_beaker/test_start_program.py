@@ -40,7 +40,7 @@ def start(
 def run(run_dir: Path, *command: str, **given: Any) -> tuple[int, bytes, str]:
     """Exit code, log, complaints of a node."""
     with start(run_dir, *command, **given) as node:
-        _, complaints = node.communicate(timeout=30)
+        _, complaints = node.communicate(timeout=50)
     rank = (given.get("beaker") or {}).get("BEAKER_REPLICA_RANK", "0")
     log = run_dir / "logs" / f"replica-{rank}.log"
     return node.returncode, log.read_bytes() if log.exists() else b"", complaints.decode()
@@ -86,14 +86,14 @@ def test_the_log_is_shown_on_beakers_page_and_kept_as_it_was_written(tmp_path: P
     data = bytes(range(256)) + b"no newline"
     code = f"import os; os.write(1, {data!r}); os.write(2, b'two')"
     with start(tmp_path, sys.executable, "-I", "-c", code) as node:
-        page, _ = node.communicate(timeout=30)
+        page, _ = node.communicate(timeout=50)
     assert page == (tmp_path / "logs" / "replica-0.log").read_bytes() == data + b"two"
 
 
 def test_a_second_attempt_shows_only_its_own_part(tmp_path: Path) -> None:
     run(tmp_path, "printf", "first")
     with start(tmp_path, "printf", "second", beaker={"BEAKER_JOB_ID": "job-2"}) as node:
-        page, _ = node.communicate(timeout=30)
+        page, _ = node.communicate(timeout=50)
     assert page == b"second"
     assert (tmp_path / "logs" / "replica-0.log").read_bytes() == b"firstsecond"
 
@@ -101,11 +101,11 @@ def test_a_second_attempt_shows_only_its_own_part(tmp_path: Path) -> None:
 def test_a_signal_reaches_the_command_which_decides(tmp_path: Path) -> None:
     with start(tmp_path, sys.executable, "-I", "-c", DEAF_TO_NOTHING) as node:
         log = tmp_path / "logs" / "replica-0.log"
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 50
         while not (log.exists() and log.read_bytes()) and time.monotonic() < deadline:
             time.sleep(0.02)
         node.send_signal(signal.SIGTERM)
-        node.communicate(timeout=20)
+        node.communicate(timeout=50)
     assert node.returncode == 75
 
 

@@ -179,8 +179,16 @@ def test_where_the_nodes_files_are_not_seen_beakers_own_lines_are_the_log(
 def test_following_a_run_whose_files_are_not_seen_gives_beakers_lines_while_they_come(
     emulator: RunningEmulator, tmp_path: Path
 ) -> None:
-    text = "import os, time; os.unlink('logs/replica-0.log'); print('first', flush=True); time.sleep(3); print('last')"
+    gate = tmp_path / "gate"
     # A file without a name is one that this machine does not see.
+    text = f"""
+import os, time
+os.unlink("logs/replica-0.log")
+print("first", flush=True)
+while not os.path.exists({str(gate)!r}):
+    time.sleep(0.02)
+print("last")
+"""
     handle = submit(tmp_path, script(tmp_path, text))
     cluster = BeakerCluster()
     cluster.seen_within_seconds = 0.5
@@ -188,6 +196,7 @@ def test_following_a_run_whose_files_are_not_seen_gives_beakers_lines_while_they
     for piece in cluster.logs(handle, follow=True):
         seen += piece
         states.append(status(handle).state)
+        gate.touch()
     assert seen == b"first\nlast\n"
     assert not states[0].is_terminal
     assert wait(handle).state is JobState.SUCCEEDED

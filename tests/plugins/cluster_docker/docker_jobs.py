@@ -27,6 +27,15 @@ if TYPE_CHECKING:
     from docker.models.containers import Container
 
 SLEEP = "import time; print('up', flush=True); time.sleep(600)"
+HELD = """
+import os, time
+print("up", flush=True)
+while not os.path.exists("let-go"):
+    time.sleep(0.02)
+print("done")
+"""
+"""Runs until `let_go`."""
+
 GREEDY = "x = b'x' * (400 << 20)"
 # Sleeps at first, and ends well when it was started again.
 SLEEPS_AT_FIRST = """
@@ -72,7 +81,7 @@ def document(handle: JobHandle) -> dict[str, Any]:
     return text
 
 
-def eventually(is_so: Callable[[], object], seconds: float = 30) -> None:
+def eventually(is_so: Callable[[], object], seconds: float = 50) -> None:
     """Wait until `is_so` is true."""
     deadline = time.monotonic() + seconds
     while not is_so():
@@ -107,6 +116,11 @@ def client() -> Iterator[DockerClient]:
         yield client
     finally:
         client.close()
+
+
+def let_go(handle: JobHandle) -> None:
+    """Let a job that is `HELD` come to its end."""
+    (Path(handle.data).parents[1] / "let-go").touch()
 
 
 def containers_of(handle: JobHandle) -> list[Container]:

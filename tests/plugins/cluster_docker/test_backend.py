@@ -18,6 +18,7 @@ from servers.docker_engine import BASE_IMAGE
 
 from plugins.cluster_docker.docker_jobs import (
     GREEDY,
+    HELD,
     SLEEP,
     SLEEPS_AT_FIRST,
     Relay,
@@ -29,6 +30,7 @@ from plugins.cluster_docker.docker_jobs import (
     kill_container,
     kill_supervisor,
     left_in_docker,
+    let_go,
     log,
     make_command,
     make_job,
@@ -105,14 +107,14 @@ def test_a_child_killed_for_memory_counts_where_the_job_fails_of_it(home: Path, 
 
 
 def test_a_killed_supervisor_is_replaced_and_the_job_never_notices(home: Path) -> None:
-    script = "import time; print('up', flush=True); time.sleep(2.5); print('done'); raise SystemExit(3)"
-    handle = submit(make_job(home, script))
+    handle = submit(make_job(home, HELD + "raise SystemExit(3)"))
     wait_for_line(handle)
     first = document(handle)["supervisor"]
     kill_supervisor(handle)
     assert status(handle).state is JobState.RUNNING
     second = document(handle)["supervisor"]
     assert second != first and is_alive(second)
+    let_go(handle)
     ended = wait(handle)
     assert (ended.state, ended.exit_code, ended.attempt) == (JobState.FAILED, 3, 0)
     assert log(handle) == b"up\ndone\n"
@@ -215,14 +217,14 @@ def test_a_daemon_that_goes_away_is_told_and_one_that_comes_back_goes_on(
 ) -> None:
     with monkeypatch.context() as patched:
         patched.setenv("DOCKER_HOST", relay.host)
-        script = "import time; print('up', flush=True); time.sleep(5)"
-        handle = submit(make_job(home, script))
+        handle = submit(make_job(home, HELD))
     wait_for_line(handle)
     relay.close()
     eventually(lambda: status(handle).state is JobState.UNKNOWN)
     assert relay.host in status(handle).message
     relay.open()
     eventually(lambda: status(handle).state is JobState.RUNNING)
+    let_go(handle)
     assert wait(handle).state is JobState.SUCCEEDED
 
 

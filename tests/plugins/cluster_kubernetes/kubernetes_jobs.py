@@ -85,7 +85,7 @@ class Jobs:
             self.cluster.stop(handle)
 
 
-def eventually(is_so: Callable[[], object], what: Callable[[], object] = lambda: "", seconds: float = 40) -> None:
+def eventually(is_so: Callable[[], object], what: Callable[[], object] = lambda: "", seconds: float = 50) -> None:
     """Wait until `is_so` is true."""
     deadline = time.monotonic() + seconds
     while not is_so():

@@ -60,7 +60,7 @@ def document(handle: JobHandle) -> dict[str, Any]:
     return text
 
 
-def eventually(is_so: Callable[[], object], seconds: float = 20) -> None:
+def eventually(is_so: Callable[[], object], seconds: float = 50) -> None:
     """Wait until `is_so` is true."""
     deadline = time.monotonic() + seconds
     while not is_so():

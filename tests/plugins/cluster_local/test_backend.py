@@ -298,8 +298,7 @@ for _ in range(3):
 
 
 def test_a_time_limit_ends_the_tree_and_counts_over_retries(home: Path) -> None:
-    script = "import time; print('up', flush=True); time.sleep(0.5); raise SystemExit(1)"
-    status = wait(submit(make_job(home, script, max_retries=100), time_limit_seconds=2))
+    status = wait(submit(make_job(home, "raise SystemExit(1)", max_retries=10_000), time_limit_seconds=3))
     assert (status.state, status.cause) == (JobState.TIMED_OUT, CauseKind.TIMEOUT)
     assert status.attempt > 0
 
@@ -354,13 +353,16 @@ def test_every_change_of_state_is_kept_with_its_time(home: Path) -> None:
 
 
 def test_the_last_word_is_written_though_the_disk_was_full(home: Path) -> None:
-    job = make_job(home, "import time; print('up', flush=True); time.sleep(1)")
+    script = "import os, time; print('up', flush=True)\nwhile not os.path.exists('let-go'): time.sleep(0.02)"
+    job = make_job(home, script)
     handle = submit(job)
     wait_for_line(handle)
     eventually(lambda: document(handle)["state"] == "RUNNING")
     blocker = Path(handle.data, ".state.json.tmp")
     blocker.mkdir()  # no file can be written under this name now
-    time.sleep(1.5)
+    (Path(job.run_dir) / "let-go").touch()
+    eventually(lambda: not is_alive(document(handle)["job"][0]))
+    time.sleep(0.5)
     assert LocalCluster().status([handle])[handle].state is JobState.RUNNING
     shutil.rmtree(blocker)
     assert wait(handle).state is JobState.SUCCEEDED

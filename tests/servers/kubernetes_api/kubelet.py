@@ -145,7 +145,7 @@ class Kubelets:
     def _end(self, pod: Document) -> None:
         """A deleted pod: its container is told, then killed. Its own thread sees its end."""
         uid = pod["metadata"]["uid"]
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 50
         while uid not in self._containers and time.monotonic() < deadline:
             with contextlib.suppress(MissingError):
                 if HOLD not in self._store.get("pods", pod["metadata"]["namespace"], pod["metadata"]["name"])[
