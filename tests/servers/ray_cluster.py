@@ -16,6 +16,9 @@ from typing import Any
 _HOST = "127.0.0.2"
 """Of loopback, but not the one that Ray takes for the name of the machine and replaces by its address."""
 
+_TRIES = 3
+"""Ray gives a node 30 seconds to start, which nobody can change and a busy machine may need."""
+
 _END_SECONDS = 30
 _STORE_BYTES = 100 << 20
 
@@ -38,6 +41,17 @@ class RayCluster:
 @contextmanager
 def serve_ray() -> Iterator[RayCluster]:
     """Two nodes of one CPU each, until the block ends."""
+    for tries_left in reversed(range(_TRIES)):
+        with _started() as (cluster, complaint):
+            assert cluster is not None or tries_left, f"Ray did not start: {complaint}"
+            if cluster is not None:
+                yield cluster
+                return
+
+
+@contextmanager
+def _started() -> Iterator[tuple[RayCluster | None, str]]:
+    """The nodes until the block ends, or None and why there are none."""
     # Paths of Ray's sockets are long, and may not be longer than 107 bytes: pytest's own directories are too deep.
     directory = tempfile.mkdtemp(prefix="ray-")
     foreign = [path for path in sys.path if not (Path(path) / "tunewright").is_dir()]
@@ -58,8 +72,7 @@ def serve_ray() -> Iterator[RayCluster]:
     assert process.stdin is not None and process.stdout is not None
     try:
         address = process.stdout.readline().strip()
-        assert address, f"Ray did not start: {log.read_text()[-2000:]}"
-        yield RayCluster(address, process.pid)
+        yield (RayCluster(address, process.pid), "") if address else (None, log.read_text()[-2000:])
     finally:
         process.stdin.close()
         try:
