@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,11 @@ HELD = ("--set", "training.options.is_held=true")
 SLOW = ("--set", "training.options.pause_seconds=0.25", "--set", "training.max_steps=400")
 
 
+def of_stage(number: int, assignments: Sequence[str]) -> tuple[str, ...]:
+    """The same `--set`s for one stage of a pipeline alone."""
+    return tuple(part.replace("training", f"stages.{number}.training") for part in assignments)
+
+
 @dataclass(frozen=True)
 class Answer:
     """What the launcher said."""
@@ -160,6 +166,17 @@ class Project:
             cwd=self.root, env=environment, text=True, start_new_session=True,
             stdin=stdin, stdout=subprocess.PIPE, stderr=stderr,
         )  # fmt: skip
+
+    def follow_held(self, *arguments: str) -> dict[str, Any]:
+        """Let a launcher that follows a held run see it running, then let it go: the launcher's last document."""
+        follower = self.start(*arguments, *HELD, "--json")
+        assert follower.stdout is not None
+        assert any(json.loads(line).get("state") == "RUNNING" for line in follower.stdout)
+        self.let_go()
+        out, err = follower.communicate(timeout=60)
+        assert follower.returncode == 0, err
+        document: dict[str, Any] = json.loads(out.splitlines()[-1])
+        return document
 
     def run(self, name: str = "count") -> Path:
         """The directory of a run."""

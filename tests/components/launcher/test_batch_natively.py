@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from components.launcher.project import HELD, Project
+from components.launcher.project import HELD, Project, of_stage
 from tunewright.launcher import arrays
 
 pytestmark = pytest.mark.timeout(180)
@@ -29,9 +29,7 @@ after = ["first"]
 name = "last"
 after = ["second", "other"]
 """
-
-
-HELD_FIRST = tuple(part.replace("training", "stages.0.training") for part in HELD)
+HELD_FIRST = of_stage(0, HELD)
 
 
 def submissions(project: Project) -> list[str]:

@@ -229,12 +229,7 @@ def test_a_running_run_does_not_change_its_settings(project: Project) -> None:
 
 def test_a_running_run_is_followed_not_started_again(project: Project) -> None:
     project.launcher("launch", "count.toml", *HELD, "--detach")
-    follower = project.start("launch", "count.toml", *HELD, "--name", "count", "--json")
-    assert follower.stdout is not None
-    assert any(json.loads(line).get("state") == "RUNNING" for line in follower.stdout)
-    project.let_go()
-    out, err = follower.communicate(timeout=60)
-    assert follower.returncode == 0 and json.loads(out.splitlines()[-1])["state"] == "SUCCEEDED", err
+    assert project.follow_held("launch", "count.toml", "--name", "count")["state"] == "SUCCEEDED"
     assert len(list(project.run().glob("yard/*"))) == 1
     assert [line.split()[0] for line in project.heard()] == ["submitted", "finished"]
     assert [event["state"] for event in project.lines("count", "events.jsonl")].count("PENDING") == 1
@@ -256,8 +251,7 @@ def test_a_submission_that_was_not_confirmed_is_sent_again_with_the_same_key(pro
 def test_a_launcher_that_died_before_the_handle_was_written_finds_its_job(project: Project) -> None:
     project.launcher("launch", "count.toml", *HELD, "--detach")
     (project.run() / "handle.json").unlink()
-    project.let_go()
-    project.launcher("launch", "count.toml", *HELD, "--name", "count")
+    assert project.follow_held("launch", "count.toml", "--name", "count")["state"] == "SUCCEEDED"
     assert len(list(project.run().glob("yard/*"))) == 1
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from components.launcher.project import FAILING, SLOW, Project, wait_until
+from components.launcher.project import FAILING, SLOW, Project, of_stage, wait_until
 from tunewright.contracts.adapters import AdapterOptions
 from tunewright.contracts.spec import Spec
 from tunewright.launcher.preflight import leaves_adapters
@@ -24,7 +24,7 @@ mix = [{source = "pairs.jsonl"}]
 [stages.training]
 max_steps = 2
 """
-FAILING_SECOND = tuple(part.replace("training", "stages.1.training") for part in FAILING)
+FAILING_SECOND = of_stage(1, FAILING)
 """The second stage ends with 42 after its first step, and succeeds when it goes on."""
 
 
@@ -75,7 +75,7 @@ def test_a_line_of_json_says_which_stage_the_next_ones_are_of(stages: Project) -
 
 
 def test_the_first_stage_that_fails_ends_the_pipeline_with_its_exit_code(stages: Project) -> None:
-    first = tuple(part.replace("training", "stages.0.training") for part in FAILING)
+    first = of_stage(0, FAILING)
     answer = stages.launcher("launch", "stages.toml", *first, "--json", expect=42)
     assert answer.last_document["run"] == "count-first"
     assert [one["stage"] for one in answer.last_document["stages"]] == ["first"]
@@ -111,7 +111,7 @@ def test_a_stage_that_still_runs_is_followed_when_its_launcher_has_died(stages: 
 
 
 def test_a_launcher_that_is_interrupted_leaves_the_stage_running_and_starts_no_other(stages: Project) -> None:
-    slow = tuple(part.replace("training", "stages.0.training") for part in SLOW)
+    slow = of_stage(0, SLOW)
     launcher = stages.start("launch", "stages.toml", *slow)
     stages.wait_for_step(1, "count-first")
     launcher.send_signal(2)

@@ -15,7 +15,7 @@ from typing import BinaryIO
 import pytest
 
 from components.launcher.conftest import install
-from components.launcher.project import FAILING, HELD, Project, wait_until
+from components.launcher.project import FAILING, HELD, Project, of_stage, wait_until
 from tunewright.contracts.errors import Unavailable
 from tunewright.contracts.status import CauseKind, JobState, JobStatus
 from tunewright.launcher import waiter
@@ -33,7 +33,7 @@ name = "second"
 [[stages]]
 name = "third"
 """
-HELD_FIRST = tuple(part.replace("training", "stages.0.training") for part in HELD)
+HELD_FIRST = of_stage(0, HELD)
 
 # A plugin of somebody else's, which needs another module no sooner than it sends a job.
 LATE = """
@@ -51,7 +51,7 @@ def tunewright_register_clusters(register):
     pex_only = frozenset({Capability.PEX})
     register.add(ClusterInfo("late", "a yard that is late", f"{__name__}:Late", YardOptions, 1, pex_only))
 """
-FAILING_SECOND = tuple(part.replace("training", "stages.1.training") for part in FAILING)
+FAILING_SECOND = of_stage(1, FAILING)
 
 
 @pytest.fixture

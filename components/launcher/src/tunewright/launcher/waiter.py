@@ -57,12 +57,12 @@ def start_waiter(batch: Batch) -> None:
     (batch.directory / WAITER_FILE).unlink(missing_ok=True)
     path = json.dumps(program.path)
     command = [program.python, "-I", "-X", "utf8", "-c", _BOOT, path, str(batch.home), batch.kind, batch.name]
-    ear, mouth = os.pipe()
-    with open(ear, "rb", buffering=0) as answer:
-        with open(mouth, "wb"), (batch.directory / LOG_FILE).open("ab") as log:
+    read_end, write_end = os.pipe()
+    with open(read_end, "rb", buffering=0) as answer:
+        with open(write_end, "wb"), (batch.directory / LOG_FILE).open("ab") as log:
             process = subprocess.Popen(
-                [*command, str(mouth)], stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=batch.home,
-                env=_variables(batch.home), start_new_session=True, pass_fds=[mouth],
+                [*command, str(write_end)], stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=batch.home,
+                env=_variables(batch.home), start_new_session=True, pass_fds=[write_end],
             )  # fmt: skip
         _wait_for_first_word(batch, answer)
     process.returncode = 0  # it goes on after us: nobody here waits for it
@@ -92,15 +92,15 @@ def _last_words(log: Path) -> str:
 
 
 def main(arguments: list[str]) -> None:
-    """The waiter itself: HOME KIND NAME MOUTH, the last a descriptor to say there that it has begun.
+    """The waiter itself: HOME KIND NAME DESCRIPTOR, the last a pipe's, to which it says that it has begun.
 
     Its output is the log.
     """
-    home, kind, name, mouth = arguments
+    home, kind, name, descriptor = arguments
     batch = read_batch(Path(home), "sweep" if kind == "sweep" else "pipeline", name)
     assert batch is not None, "its document was written before we were started"
     try:
-        code = wait_for(batch, int(mouth))
+        code = wait_for(batch, int(descriptor))
     except TunewrightError as error:
         _say(f"error: {error}")
         code = error.exit_code
@@ -112,8 +112,8 @@ def main(arguments: list[str]) -> None:
     sys.exit(code)
 
 
-def wait_for(batch: Batch, mouth: int) -> int:
-    """Say to `mouth` that it has begun, and bring the batch to its end.
+def wait_for(batch: Batch, descriptor: int) -> int:
+    """Say to the pipe `descriptor` that it has begun, and bring the batch to its end.
 
     Gives the batch's exit code; 0, without a word, where somebody else brings it to its end.
     """
@@ -135,8 +135,8 @@ def wait_for(batch: Batch, mouth: int) -> int:
         write_json_atomically(batch.directory / WAITER_FILE, this_process())
         _say(f"waiting, as process {os.getpid()}")
         with contextlib.suppress(BrokenPipeError):  # whoever started us has been ended meanwhile
-            os.write(mouth, _BEGUN)
-        os.close(mouth)  # no job of ours inherits it
+            os.write(descriptor, _BEGUN)
+        os.close(descriptor)  # no job of ours inherits it
         statuses = drive(Watch(batch, PluginHost.discover()), LineBatch(batch, _say), turn)
     _say("all have ended\n" + table_text(batch, results_of(batch, statuses)))
     return exit_code_of(batch.members, statuses)
