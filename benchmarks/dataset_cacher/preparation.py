@@ -4,9 +4,9 @@
     python3.11 -m benchmarks.dataset_cacher.preparation --work DIRECTORY [--peers PYTHON]... [--json]
 
 20,000 conversations and a BPE of 32k tokens (`corpus.py`), cut at 4,096 tokens. Each way runs in a process of its own,
-rounds are interleaved, and the figure compared is the median of the CPU seconds: ours of the whole process, imports
-included; everybody else's from the moment its libraries are imported and its tokenizer is loaded. So ours is given a
-second time like for like: less its start, which is the median of preparing 50 rows in the same rounds.
+and rounds are interleaved. What is compared is CPU seconds, in each round, and the median of the rounds is given: ours
+of the whole process, imports included; everybody else's from the moment its libraries are imported and its tokenizer is
+loaded. So ours is given a second time like for like: less its start, which is preparing 50 rows in the same round.
 """
 
 from __future__ import annotations
@@ -306,13 +306,13 @@ def measure_ways(bench: Bench, ways: Sequence[str], rows: int, repeats: int, set
             run = bench.run(way, corpus, SETTINGS[setting])
             runs[way].append(run)
             say(f"{setting}, round {number + 1} of {repeats}, {way}: {run.cpu_seconds:.2f} CPU s")
-    figures = {way: medians_of(ran) for way, ran in runs.items()}
-    whole, start = figures[OURS]["cpu_seconds"], round(statistics.median(starts), 3)
+    whole = [run.cpu_seconds for run in runs[OURS]]
+    without = [seconds - start for seconds, start in zip(whole, starts, strict=True)]
     return {
-        "ways": figures,
-        "ratios": ratios_of(figures, whole),
-        "start_cpu_seconds": start,
-        "without_start": {"cpu_seconds": round(whole - start, 3), "ratios": ratios_of(figures, whole - start)},
+        "ways": {way: medians_of(ran) for way, ran in runs.items()},
+        "ratios": ratios_of(runs, whole),
+        "start_cpu_seconds": round(statistics.median(starts), 3),
+        "without_start": {"cpu_seconds": round(statistics.median(without), 3), "ratios": ratios_of(runs, without)},
     }
 
 
@@ -357,14 +357,19 @@ def medians_of(runs: Sequence[Run]) -> dict[str, Any]:
     }
 
 
-def ratios_of(ways: Mapping[str, Mapping[str, Any]], ours: float) -> dict[str, float]:
-    """How many times `ours` goes into each other way, in CPU seconds for the same corpus.
+def ratios_of(ways: Mapping[str, Sequence[Run]], ours: Sequence[float]) -> dict[str, float]:
+    """How many times `ours`, a figure for each round, goes into each other way, in CPU seconds for the same corpus.
 
+    The median of the rounds' own ratios: a shared machine is faster in some rounds than in others, for all ways alike.
     Empty where ours is nothing: a corpus that takes no longer than to start.
     """
-    if ours <= 0:
+    if min(ours) <= 0:
         return {}
-    return {way: round(figures["cpu_seconds"] / ours, 3) for way, figures in ways.items() if way != OURS}
+    return {
+        way: round(statistics.median(run.cpu_seconds / one for run, one in zip(runs, ours, strict=True)), 3)
+        for way, runs in ways.items()
+        if way != OURS
+    }
 
 
 def targets_of(report: Mapping[str, Any]) -> list[tuple[str, float, str, bool]]:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tokenizers import Tokenizer
@@ -16,6 +17,8 @@ from components.dataset_cacher.tokenizers_zoo import ZOO, write_model
 from components.dataset_cacher.workbench import Workbench, bytes_below, conversation
 from tunewright.contracts.errors import InvalidDataset, InvalidExperiment
 from tunewright.dataset_cacher.chat.masking import Rendered
+from tunewright.dataset_cacher.chat.texts import Skeleton
+from tunewright.dataset_cacher.tokens.anchors import Anchors
 from tunewright.dataset_cacher.tokens.encoding import Encoder
 from tunewright.dataset_cacher.tokens.engines import (
     ENGINE_VARIABLE,
@@ -25,6 +28,7 @@ from tunewright.dataset_cacher.tokens.engines import (
     TokenBatch,
     limit_threads,
 )
+from tunewright.dataset_cacher.tokens.layout import Runs
 from tunewright.dataset_cacher.tokens.self_check import EngineDiffers, adversarial_texts, beginning_of, check_engine
 
 SPELLED = ["byte_level", "byte_level_split", "byte_level_trimmed", "byte_level_composed"]
@@ -125,6 +129,25 @@ def test_an_engine_that_differs_on_the_real_data_is_given_up_loudly(
     assert rows("a zebra crosses") == found
 
 
+def test_special_tokens_that_tell_other_tokens_to_train_than_the_text_does_are_given_up_loudly(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    bench.write("rows.jsonl", [conversation(f"{number}?", "it is the answer") for number in range(40)])
+    right = bench.rows(bench.provide({"source": "rows.jsonl"}, template="zephyr"))
+    trained_runs = Anchors.trained_runs
+
+    def one_token_late(self: Anchors, skeletons: Sequence[Skeleton], batch: TokenBatch) -> Runs | None:
+        told = trained_runs(self, skeletons, batch)
+        return told and Runs(told.texts, told.starts + 1, told.ends)
+
+    monkeypatch.setattr(Anchors, "trained_runs", one_token_late)
+    for path in bench.cache_root.glob("*"):
+        path.rename(bench.project / path.name)
+    capfd.readouterr()
+    assert bench.rows(bench.provide({"source": "rows.jsonl"}, template="zephyr")) == right
+    assert "fastokens and tokenizers differ on" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize("engine", ["fastokens", "tokenizers"])
 def test_the_engine_decides_neither_digest_nor_tokens(
     engine: str, rows: Callable[[str], bytes], bench: Workbench, monkeypatch: pytest.MonkeyPatch
@@ -141,9 +164,11 @@ def test_the_engine_decides_neither_digest_nor_tokens(
 @pytest.mark.parametrize("engine", ["fastokens", "tokenizers"])
 def test_a_bad_row_is_named_with_every_engine(engine: str, bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(ENGINE_VARIABLE, engine)
-    bench.write("rows.jsonl", [conversation("a", "b"), {"messages": []}])
-    with pytest.raises(InvalidDataset, match=r"rows\.jsonl:2: format `messages`: `messages` is empty"):
-        bench.provide({"source": "rows.jsonl"})
+    good, bad = conversation("a", "b"), dict[str, Any](messages=[])
+    for number, rows in ((2, [good, bad]), (1, [bad, good]), (2, [good, bad, good])):
+        bench.write("rows.jsonl", rows)
+        with pytest.raises(InvalidDataset, match=rf"rows\.jsonl:{number}: format `messages`: `messages` is empty"):
+            bench.provide({"source": "rows.jsonl"})
 
 
 @pytest.mark.parametrize(

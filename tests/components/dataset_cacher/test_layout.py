@@ -1,13 +1,17 @@
-"""Sizes and spans of a batch in bytes are those of each text, whatever it was made by."""
+"""Sizes and spans of a batch are those of each text, whatever it was made by."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NamedTuple
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tunewright.dataset_cacher.chat.masking import Rendered
-from tunewright.dataset_cacher.chat.skeletons import Skeleton, Text
-from tunewright.dataset_cacher.tokens.layout import layout_of
+from tunewright.dataset_cacher.chat.texts import Skeleton, TextBatch
+from tunewright.dataset_cacher.tokens.layout import Layout, in_bytes, layout_of, rendered_of
 
 SKELETONS = {
     "plain": Skeleton(("<u>", "</u><a>", "</a>"), ((0, False), (1, False)), ((10, 1, 14, 2),)),
@@ -19,43 +23,75 @@ SKELETONS = {
     "untrained": Skeleton(("a", "b"), ((1, False),), ()),
 }
 
-CONTENT = st.text(alphabet="ab \né漢\U0001f600", max_size=4)
-FILLED = st.builds(
-    lambda name, contents: SKELETONS[name].fill(contents),
-    st.sampled_from(sorted(SKELETONS)),
-    st.lists(CONTENT, min_size=2, max_size=2),
-)
+
+class Made(NamedTuple):
+    """One text, as it is in a batch and as it is alone."""
+
+    batch: TextBatch
+    alone: Rendered
 
 
-def rendered_of(text: str, places: tuple[int, int, int, int]) -> Rendered:
+def filled(name: str, contents: list[str]) -> Made:
+    skeleton = SKELETONS[name]
+    sizes = [len(content) for content in skeleton.in_slots(contents)]
+    alone = skeleton.render(contents)
+    return Made(TextBatch([alone.text], [skeleton], sizes), alone)
+
+
+def rendered(text: str, places: tuple[int, int, int, int]) -> Made:
     """`text` with up to two spans."""
     first, second, third, fourth = sorted(place % (len(text) + 1) for place in places)
-    return Rendered(text, tuple(span for span in ((first, second), (third, fourth)) if span[0] < span[1]))
+    alone = Rendered(text, tuple(span for span in ((first, second), (third, fourth)) if span[0] < span[1]))
+    return Made(TextBatch.of([alone]), alone)
 
 
-RENDERED = st.builds(rendered_of, CONTENT, st.tuples(*[st.integers(0, 9)] * 4))
+CONTENT = st.text(alphabet="ab \né漢\U0001f600", max_size=4)
+FILLED = st.builds(filled, st.sampled_from(sorted(SKELETONS)), st.lists(CONTENT, min_size=2, max_size=2))
+RENDERED = st.builds(rendered, CONTENT, st.tuples(*[st.integers(0, 9)] * 4))
 
 
-@given(texts=st.lists(FILLED | RENDERED, max_size=6))
-def test_a_batch_is_laid_out_as_its_texts_are(texts: list[Text]) -> None:
-    layout, first, expected = layout_of(texts), 0, []
-    for number, one in enumerate(texts):
-        for start, end in one.spans:
-            expected.append((number, *(first + len(one.text[:place].encode()) for place in (start, end))))
-        first += len(one.text.encode())
+def together(made: list[Made]) -> TextBatch:
+    batch = TextBatch()
+    for one in made:
+        batch.extend(one.batch)
+    return batch
+
+
+def in_characters(batch: TextBatch) -> Layout:
+    return layout_of(batch)
+
+
+def in_utf8(batch: TextBatch) -> Layout:
+    return in_bytes(layout_of(batch), batch.texts)
+
+
+@pytest.mark.parametrize(("lay_out", "size"), [(in_characters, len), (in_utf8, lambda text: len(text.encode()))])
+@given(made=st.lists(FILLED | RENDERED, max_size=6))
+def test_a_batch_is_laid_out_as_its_texts_are(
+    lay_out: Callable[[TextBatch], Layout], size: Callable[[str], int], made: list[Made]
+) -> None:
+    layout, first, expected = lay_out(together(made)), 0, []
+    for number, (_, one) in enumerate(made):
+        expected += [(number, *(first + size(one.text[:place]) for place in span)) for span in one.spans]
+        first += size(one.text)
     found = (layout.spans.texts, layout.spans.starts, layout.spans.ends)
     assert list(zip(*(column.tolist() for column in found), strict=True)) == expected
-    assert layout.sizes.tolist() == [len(one.text.encode()) for one in texts]
+    assert layout.sizes.tolist() == [size(one.text) for _, one in made]
+
+
+@given(made=st.lists(FILLED | RENDERED, max_size=6))
+def test_each_text_of_a_batch_is_given_back_as_it_is_alone(made: list[Made]) -> None:
+    assert rendered_of(together(made)) == [one.alone for one in made]
 
 
 def test_contents_go_where_the_skeleton_says() -> None:
-    filled = SKELETONS["stripped and twice"].fill([" one ", " two "])
-    assert filled.text == "two| one | two "
-    assert [filled.text[start:end] for start, end in filled.spans] == ["two| one ", " two "]
+    text, spans = SKELETONS["stripped and twice"].render([" one ", " two "])
+    assert text == "two| one | two "
+    assert [text[start:end] for start, end in spans] == ["two| one ", " two "]
 
 
 def test_spans_that_hold_nothing_are_left_out() -> None:
-    filled = SKELETONS["plain"].fill(["why?", ""])
-    assert filled.spans == ((14, 18),) and filled.text[14:18] == "</a>"
+    text, spans = SKELETONS["plain"].render(["why?", ""])
+    assert spans == ((14, 18),) and text[14:18] == "</a>"
     empty = Skeleton(("a", "b"), ((0, False),), ((1, 0, 1, 1),))
-    assert empty.fill([""]).spans == () and not len(layout_of([empty.fill([""])]).spans.texts)
+    assert empty.render([""]).spans == () and not len(layout_of(TextBatch(["ab"], [empty], [0])).spans.texts)

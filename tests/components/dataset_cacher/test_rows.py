@@ -108,7 +108,7 @@ def test_rows_are_read_quickly_together_and_each_keeps_its_messages(bench: Workb
     own = {"messages": [{"role": "system", "content": "mine"}, *conversation("c", "d")["messages"]]}
     quick = make_quick_reader(found_source(bench, system_prompt="ours"))
     assert quick is not None and (read := quick([conversation("a", "b"), own])) is not None
-    assert read.roles == ["system", "user", "assistant"] * 2
+    assert read.roles == ("system", "user", "assistant") * 2
     assert read.contents == ["ours", "a", "b", "mine", "c", "d"]
     assert read.ends == [3, 6]
 
@@ -117,7 +117,7 @@ def test_columns_are_renamed_in_quick_reading_too(bench: Workbench) -> None:
     source = found_source(bench, format="question_answer", columns={"question": "answer", "answer": "question"})
     quick = make_quick_reader(source)
     read = None if quick is None else quick([{"answer": "why?", "question": "so"}])
-    assert read == (["user", "assistant"], ["why?", "so"], [2])
+    assert read == (("user", "assistant"), ["why?", "so"], [2])
 
 
 def test_pairs_are_not_read_quickly(bench: Workbench) -> None:

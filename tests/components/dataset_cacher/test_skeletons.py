@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
 from typing import Any
 
 import pytest
@@ -13,6 +14,8 @@ from tunewright.dataset_cacher.chat.masking import Masker, Rendered, TrainOn, Un
 from tunewright.dataset_cacher.chat.rendering import Renderer, RenderingFailed
 from tunewright.dataset_cacher.chat.skeletons import SkeletonRenderer
 from tunewright.dataset_cacher.chat.templates import BUILT_IN_TEMPLATES
+from tunewright.dataset_cacher.chat.texts import TextBatch
+from tunewright.dataset_cacher.tokens.layout import rendered_of
 
 NAMED = {"bos_token": "<s>", "eos_token": "</s>"}
 SPECIAL = ("<s>", "</s>", "<|im_end|>")
@@ -93,12 +96,12 @@ def make(source: str) -> tuple[Masker, SkeletonRenderer]:
 MADE = {name: make(source) for name, source in TEMPLATES.items()}
 
 
-def outcome(render: Any, conversation: Conversation, train_on: TrainOn) -> Rendered | str:
+def outcome(render: Any, conversation: Conversation, train_on: TrainOn) -> list[Rendered] | str:
     try:
-        text = render(conversation, train_on)
+        found = render(conversation, train_on)
     except (RenderingFailed, Unmaskable) as error:
         return f"{type(error).__name__}: {error}"
-    return Rendered(text.text, text.spans)
+    return rendered_of(found) if isinstance(found, TextBatch) else [found]
 
 
 @pytest.mark.parametrize("template", sorted(TEMPLATES))
@@ -110,6 +113,33 @@ def test_it_makes_no_difference(template: str, messages: Any, train_on: TrainOn,
         messages = [{**messages[0], "train": False}, *messages[1:]]
     conversation = make_conversation(messages)
     assert outcome(skeletons.render, conversation, train_on) == outcome(masker.render, conversation, train_on)
+
+
+@pytest.mark.parametrize("template", sorted(COPYING))
+@settings(max_examples=25)
+@given(several=st.lists(MESSAGES, min_size=1, max_size=4), train_on=st.sampled_from(["assistant", "all"]))
+def test_several_are_filled_as_each_is_rendered_once_their_skeletons_are_known(
+    template: str, several: list[Any], train_on: TrainOn
+) -> None:
+    masker, skeletons = make(COPYING[template])
+    messages = [message for one in several for message in one]
+    roles, contents = tuple(one["role"] for one in messages), [one["content"] for one in messages]
+    columns = (roles, contents, list(accumulate(map(len, several))))
+    assert skeletons.fill(*columns, train_on) is None
+    expected = [outcome(skeletons.render, make_conversation(one), train_on) for one in several]
+    found = skeletons.fill(*columns, train_on)
+    if found is not None:  # None where the template makes nothing of one of them, or nothing that can be masked
+        assert [[one] for one in rendered_of(found)] == expected
+        assert expected == [outcome(masker.render, make_conversation(one), train_on) for one in several]
+
+
+def test_what_is_known_of_some_roles_is_used_for_all_that_have_them() -> None:
+    _, skeletons = make(COPYING["plus"])
+    skeletons.render(spoken("one", "two"), "assistant")
+    found = skeletons.fill(("user", "assistant") * 2, ["a", "b", "c", "d"], [2, 4], "assistant")
+    assert found is not None and found.texts == ["<user>a</s><assistant>b</s>", "<user>c</s><assistant>d</s>"]
+    assert skeletons.fill(("user", "assistant") * 2, ["a", "b", "c", ""], [2, 4], "assistant") is None
+    assert skeletons.fill(("user", "user"), ["a", "b"], [2], "assistant") is None
 
 
 def spoken(question: str, answer: str) -> Conversation:

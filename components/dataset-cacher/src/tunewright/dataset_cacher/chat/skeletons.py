@@ -11,10 +11,8 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from itertools import accumulate, chain, pairwise
-from typing import Any, NamedTuple, NoReturn
+from itertools import accumulate
+from typing import Any, NoReturn
 
 from jinja2 import Environment, nodes
 from jinja2.nodes import EvalContext
@@ -22,8 +20,9 @@ from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from tunewright.dataset_cacher.chat.conversations import Conversation
-from tunewright.dataset_cacher.chat.masking import ANSWERER, CharSpan, Masker, Rendered, Rule, TrainOn, Unmaskable
+from tunewright.dataset_cacher.chat.masking import ANSWERER, Masker, Rendered, Rule, TrainOn, Unmaskable
 from tunewright.dataset_cacher.chat.rendering import Renderer, RenderingFailed, make_environment
+from tunewright.dataset_cacher.chat.texts import Skeleton, TextBatch
 
 MAX_SKELETONS = 4096
 """Sequences of roles that are remembered; conversations with others go through the template."""
@@ -101,157 +100,75 @@ def _text_of(value: object) -> str:
     raise ContentInspected
 
 
-class Frame(NamedTuple):
-    """The fixed text of a conversation, measured in bytes."""
-
-    num_bytes: int
-    bounds: tuple[int, ...]
-    """Four numbers for each span of what is trained: for its start the bytes of fixed text before it and the slots
-    before it, and the same for its end."""
-
-
-def frame_of(text: str, spans: Sequence[CharSpan]) -> Frame:
-    """The frame of a text without slots."""
-    return _measured(text, [(start, 0, end, 0) for start, end in spans])
-
-
-def _measured(fixed: str, spans: Sequence[tuple[int, int, int, int]]) -> Frame:
-    if fixed.isascii():
-        return Frame(len(fixed), tuple(chain.from_iterable(spans)))
-    places = sorted({place for start, _, end, _ in spans for place in (start, end)})
-    pieces = (len(fixed[start:end].encode()) for start, end in pairwise([0, *places]))
-    in_bytes = dict(zip(places, accumulate(pieces), strict=True))
-    bounds = ((in_bytes[start], slots, in_bytes[end], last) for start, slots, end, last in spans)
-    return Frame(len(fixed.encode()), tuple(chain.from_iterable(bounds)))
-
-
-@dataclass(frozen=True, eq=False)
-class Skeleton:
-    """What a template renders of the conversations with certain roles."""
-
-    literals: tuple[str, ...]
-    """One more than there are slots."""
-
-    slots: tuple[tuple[int, bool], ...]
-    """The message whose content goes there, and whether white space at its ends is taken off."""
-
-    spans: tuple[tuple[int, int, int, int], ...]
-    """What is trained: for start and end, the characters of fixed text before it, and the slots before it."""
-
-    def fill(self, contents: Sequence[str]) -> Filled:
-        """The text, given the contents of all messages."""
-        if len(contents) != len(self.slots) or not self._takes_all:
-            contents = [contents[number].strip() if strips else contents[number] for number, strips in self.slots]
-        pieces = self._pieces.copy()
-        pieces[1::2] = contents
-        text, sizes = "".join(pieces), list(map(len, contents))
-        # A text that is ASCII, which it knows by itself, has as many bytes as characters in each of its contents.
-        num_bytes = sizes if text.isascii() else list(map(_num_bytes, contents))
-        return Filled(text, self, sizes, num_bytes)
-
-    @cached_property
-    def frame(self) -> Frame:
-        """Its fixed texts and its spans in bytes."""
-        return _measured("".join(self.literals), self.spans)
-
-    @cached_property
-    def _takes_all(self) -> bool:
-        """Whether the contents of all messages go into the slots as they are, in their order."""
-        return self.slots == tuple((number, False) for number in range(len(self.slots)))
-
-    @cached_property
-    def _pieces(self) -> list[str]:
-        """The fixed texts, with a place for each slot between them."""
-        pieces = [""] * (2 * len(self.slots) + 1)
-        pieces[::2] = self.literals
-        return pieces
-
-
-class Filled(NamedTuple):
-    """A conversation as text, as it came about: a skeleton with contents in its slots."""
-
-    text: str
-    skeleton: Skeleton
-    sizes: Sequence[int]
-    """Of what is in each slot: characters. It is not kept itself: memory that is free at once is used again at once."""
-
-    num_bytes: Sequence[int]
-    """The same in bytes."""
-
-    @property
-    def spans(self) -> tuple[CharSpan, ...]:
-        """What counts in the loss, in order, without overlap."""
-        before = [0, *accumulate(self.sizes)]
-        found = [(start + before[slots], end + before[last]) for start, slots, end, last in self.skeleton.spans]
-        return tuple([span for span in found if span[0] < span[1]])
-
-
-def _num_bytes(text: str) -> int:
-    return len(text) if text.isascii() else len(text.encode())
-
-
-Text = Rendered | Filled
-"""A conversation as text, with what counts in the loss."""
-
-
 class SkeletonRenderer:
     """Renders and masks as its masker does, by skeletons where that can make no difference."""
 
     def __init__(self, masker: Masker, renderer: Renderer, special_tokens: Sequence[str]) -> None:
         self._masker = masker
-        self._skeletons: dict[object, Skeleton | None] = {}
+        self._skeletons: dict[_Key, Skeleton | None] = {}
         self._tracer: _Tracer | None = _Tracer.of(renderer, special_tokens)
         self.has_skeletons = self._tracer is not None
 
-    def render(self, conversation: Conversation, train_on: TrainOn) -> Text:
+    def render(self, conversation: Conversation, train_on: TrainOn) -> TextBatch:
         """Text and spans of `conversation`. Raises RenderingFailed, and Unmaskable where spans cannot be told."""
         messages = conversation.messages
         contents: list[Any] = [message.get("content") for message in messages if len(message) == 2]
         if self._tracer is None or len(contents) < len(messages) or None in contents or conversation.tools:
-            return self._masker.render(conversation, train_on)
-        key = _key_of([message["role"] for message in messages], contents, conversation.untrained, train_on)
+            return TextBatch.of([self._masker.render(conversation, train_on)])
+        roles = tuple([message["role"] for message in messages])
+        key = (train_on, conversation.untrained, _empty_of(contents), roles)
         if key not in self._skeletons and len(self._skeletons) < MAX_SKELETONS:
             self._skeletons[key] = self._trace(self._tracer, conversation, train_on)
         skeleton = self._skeletons.get(key)
-        return self._masker.render(conversation, train_on) if skeleton is None else skeleton.fill(contents)
+        if skeleton is None:
+            return TextBatch.of([self._masker.render(conversation, train_on)])
+        in_slots = skeleton.in_slots(contents)
+        return TextBatch([skeleton.joined(in_slots)], [skeleton], list(map(len, in_slots)))
 
     def fill(
-        self, roles: Sequence[str], contents: Sequence[str], ends: Sequence[int], train_on: TrainOn
-    ) -> list[Filled] | None:
+        self, roles: tuple[str, ...], contents: Sequence[str], ends: Sequence[int], train_on: TrainOn
+    ) -> TextBatch | None:
         """The same for several conversations of roles and contents and nothing else, where all skeletons are known.
 
         `ends` tells where the messages of each end in `roles` and `contents`.
         """
-        filled, start = [], 0
+        texts, skeletons, sizes = list[str](), list[Skeleton](), list[int]()
+        start, any_is_empty = 0, "" in contents
         for end in ends:
             mine = contents[start:end]
-            skeleton = self._skeletons.get(_key_of(roles[start:end], mine, _NONE, train_on))
+            empty = _empty_of(mine) if any_is_empty else ()
+            skeleton = self._skeletons.get((train_on, _NONE, empty, roles[start:end]))
             if skeleton is None:
                 return None
-            filled.append(skeleton.fill(mine))
+            in_slots = skeleton.in_slots(mine)
+            texts.append(skeleton.joined(in_slots))
+            skeletons.append(skeleton)
+            sizes.extend(map(len, in_slots))
             start = end
-        return filled
+        return TextBatch(texts, skeletons, sizes)
 
     def _trace(self, tracer: _Tracer, conversation: Conversation, train_on: TrainOn) -> Skeleton | None:
         """The skeleton of conversations like this one, if there is one: tried on this one before it is believed."""
         skeleton = tracer.trace(conversation, train_on)
         if skeleton is None:
             return None
-        found = skeleton.fill([message["content"] for message in conversation.messages])
+        contents = [message["content"] for message in conversation.messages]
         try:
             expected = self._masker.render(conversation, train_on)
-            return skeleton if (found.text, found.spans) == expected else None
+            return skeleton if skeleton.render(contents) == expected else None
         except (RenderingFailed, Unmaskable):
             return None
 
 
 _NONE: frozenset[int] = frozenset()
 
+_Key = tuple[TrainOn, frozenset[int], tuple[int, ...], tuple[str, ...]]
+"""What a skeleton depends on: what is trained, the messages that are not, and all that a template may know without
+looking at contents: which are empty, and the roles."""
 
-def _key_of(roles: Sequence[str], contents: Sequence[str], untrained: frozenset[int], train_on: TrainOn) -> object:
-    """What a skeleton depends on: all that a template may know of a conversation without looking at its contents."""
-    empty = tuple([number for number, content in enumerate(contents) if not content]) if "" in contents else ()
-    return (train_on, untrained, empty, *roles)
+
+def _empty_of(contents: Sequence[str]) -> tuple[int, ...]:
+    return tuple([number for number, content in enumerate(contents) if not content]) if "" in contents else ()
 
 
 class _Tracer:

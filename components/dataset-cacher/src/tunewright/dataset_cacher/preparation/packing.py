@@ -58,9 +58,12 @@ class _OpenRows:
         """Packed rows that now have this room. What is full is forgotten."""
         if not room or not len(rows):
             return
-        if room not in self._rows:
+        groups = self._rows.get(room)
+        if groups is None:
             insort(self._rooms, room)
-        self._rows.setdefault(room, []).append(rows)
+            self._rows[room] = [rows]
+        else:
+            groups.append(rows)
 
 
 def pack(lengths: NDArray[Any] | Sequence[int], capacity: int) -> PackingPlan:
@@ -103,9 +106,10 @@ def _best_fit(sizes: NDArray[np.uint32], capacity: int) -> NDArray[np.uint32]:
     chosen = np.empty(len(sizes), dtype=np.uint32)
     open_rows, num_rows = _OpenRows(), 0
     # `sizes` with something else in front, so that the first of them counts as a change too
-    starts = np.flatnonzero(np.diff(sizes, prepend=~sizes[:1])).tolist()
-    for start, end in pairwise([*starts, len(sizes)]):
-        length = max(1, int(sizes[start]))  # an empty conversation takes a place too: a plan names each of them
+    starts = np.flatnonzero(np.diff(sizes, prepend=~sizes[:1]))
+    # An empty conversation takes a place too: a plan names each of them.
+    lengths = np.maximum(sizes[starts], 1).tolist()
+    for length, (start, end) in zip(lengths, pairwise([*starts.tolist(), len(sizes)]), strict=True):
         place = start
         while place < end:
             taken = open_rows.take(length)
@@ -121,11 +125,13 @@ def _fill(chosen: NDArray[np.uint32], length: int, room: int, rows: NDArray[np.u
     """Put conversations of `length` into packed rows that all have `room`, each full before the next: how many went."""
     each = room // length
     num_full = min(len(rows), len(chosen) // each)
-    placed = num_full * each
-    chosen[:placed] = np.repeat(rows[:num_full], each)
-    open_rows.put(room - each * length, rows[:num_full])
+    placed, full = num_full * each, rows[:num_full]
+    chosen[:placed] = full.repeat(each) if each > 1 else full
+    open_rows.put(room - each * length, full)
+    if num_full == len(rows):
+        return placed
     rows, rest = rows[num_full:], len(chosen) - placed
-    if rest and len(rows):
+    if rest:
         chosen[placed:] = rows[0]
         open_rows.put(room - rest * length, rows[:1])
         placed, rows = len(chosen), rows[1:]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import compress
 
 import numpy as np
@@ -14,7 +14,8 @@ from tunewright.contracts.dataset_plugins import Row
 from tunewright.contracts.errors import BrokenPlugin, Problem
 from tunewright.dataset_cacher.chat.masking import Masker, Rendered, Unmaskable
 from tunewright.dataset_cacher.chat.rendering import Renderer, RenderingFailed
-from tunewright.dataset_cacher.chat.skeletons import Filled, SkeletonRenderer, Text
+from tunewright.dataset_cacher.chat.skeletons import SkeletonRenderer
+from tunewright.dataset_cacher.chat.texts import TextBatch
 from tunewright.dataset_cacher.inputs import Inputs
 from tunewright.dataset_cacher.preparation.drops import TEMPLATE_UNMASKABLE
 from tunewright.dataset_cacher.preparation.keeping import statuses_of
@@ -29,6 +30,7 @@ from tunewright.dataset_cacher.tokens.self_check import (
     adversarial_texts,
     beginning_of,
     check_engine,
+    compare,
 )
 
 CHUNK_ROWS = 2048
@@ -74,16 +76,30 @@ class Tools:
         max_length_tokens = inputs.request.dataset.max_length_tokens
         return cls(tokenizer, encoder, reference, masker, skeletons, special_tokens, max_length_tokens)
 
-    def encode(self, texts: Sequence[Text]) -> EncodedRows:
+    def encode(self, texts: TextBatch) -> EncodedRows:
         """Rows of texts."""
         return self.encoder.encode(texts, self.max_length_tokens)
 
-    def check(self, texts: Sequence[Text] | None = None) -> Checked:
-        """Compare the engine with the reference, on adversarial texts if none are given. Raises EngineDiffers."""
-        if self.encoder is self.reference:
-            return Checked()
-        chosen = adversarial_texts(self.special_tokens) if texts is None else texts
-        return check_engine(self.encoder, self.reference, chosen, self.max_length_tokens)
+    @property
+    def are_checked(self) -> bool:
+        """Whether there is anything to compare: what the reference gives is right by definition."""
+        return self.encoder is not self.reference
+
+    def check(self, texts: Sequence[Rendered]) -> Checked:
+        """Compare the engine with the reference. Raises EngineDiffers."""
+        return check_engine(self.encoder, self.reference, texts, self.max_length_tokens)
+
+    def check_rows(self, rows: EncodedRows, texts: Sequence[Rendered]) -> None:
+        """Compare `rows` with what the texts alone give, and the beginnings of those with what the reference gives.
+
+        Raises EngineDiffers.
+        """
+        compare(rows, self.encode(TextBatch.of(texts)), texts)
+        self.check([beginning_of(one, CHECKED_CHARACTERS) for one in texts])
+
+    def check_adversarial(self) -> Checked:
+        """Compare the two on texts that engines get wrong."""
+        return self.check(adversarial_texts(self.special_tokens)) if self.are_checked else Checked()
 
 
 @dataclass(frozen=True)
@@ -107,18 +123,24 @@ class PartEncoder:
 
         Raises EngineDiffers where a row that is compared is not what the reference makes of it.
         """
-        part = _PartInWork(self.inputs, self._tools, self._readers_of(task.source), task)
+        readers = self._readers_of(task.source)
+        try:
+            return self._encode(_PartInWork(self.inputs, self._tools, readers, task), on_rows)
+        except UnicodeEncodeError:  # half of a surrogate pair somewhere: which row has it is found one by one
+            return self._encode(_PartInWork(self.inputs, self._tools, readers, task, looks_closely=True), on_rows)
+
+    def _encode(self, part: _PartInWork, on_rows: OnRows) -> EncodedPart:
         encoded, per_row = [], self.inputs.sequences_per_example
         for chunk in part.chunks():
             rows = self._tools.encode(chunk.texts)
-            part.check(chunk)
+            part.check(chunk, rows)
             statuses = statuses_of(rows, per_row)
             part.status[chunk.indexes] = statuses
             is_kept = np.repeat(statuses == KEPT, per_row)
             encoded.append(rows if is_kept.all() else rows.take(np.flatnonzero(is_kept)))
             on_rows(len(statuses), len(rows.ids))
         if part.num_problems or not encoded:
-            encoded = [self._tools.encode([])]
+            encoded = [self._tools.encode(TextBatch())]
         kept = EncodedRows.concatenate(encoded)
         return EncodedPart(part.status, kept, part.num_problems, tuple(part.first_problems))
 
@@ -141,22 +163,37 @@ class _WantedBlock:
 
     rows: Sequence[Row | BadRow]
 
+    def parted(self, count: int) -> tuple[_WantedBlock, _WantedBlock]:
+        """The first rows, at most so many, and the others."""
+        first, others = (
+            _WantedBlock(self.indexes[part], self.numbers[part], self.rows[part])
+            for part in (slice(count), slice(count, None))
+        )
+        return first, others
+
 
 @dataclass(frozen=True)
 class _Chunk:
     """Rows as text."""
 
-    indexes: list[int]
+    indexes: list[int] = field(default_factory=list)
     """Of each row in the part."""
 
-    texts: list[Text]
+    texts: TextBatch = field(default_factory=TextBatch)
     """The conversations of all of them: as many of each as a row of the source gives."""
+
+    def extend(self, other: _Chunk) -> None:
+        """The rows of `other` too."""
+        self.indexes.extend(other.indexes)
+        self.texts.extend(other.texts)
 
 
 class _PartInWork:
     """What is known of a part while its rows go by."""
 
-    def __init__(self, inputs: Inputs, tools: Tools, readers: Readers, task: PartTask) -> None:
+    def __init__(
+        self, inputs: Inputs, tools: Tools, readers: Readers, task: PartTask, looks_closely: bool = False
+    ) -> None:
         self.status = np.full(task.part.num_rows, NOT_TAKEN, dtype=np.uint8)
         self.num_problems = 0
         self.first_problems: list[Problem] = []
@@ -166,49 +203,59 @@ class _PartInWork:
         self._source = inputs.sources[task.source]
         self._template = inputs.template.name
         self._per_row = inputs.sequences_per_example
-        self._to_check: list[tuple[int, int, Rendered]] = []
-        self._num_checked = 0
+        self._looks_closely = looks_closely
+        self._num_compared = 0
+        self._to_compare: list[tuple[int, int, Rendered]] = []
 
     def chunks(self) -> Iterator[_Chunk]:
         """The wanted rows as text, as many together as are encoded at once."""
-        chunk, characters = _Chunk([], []), 0
+        chunk, characters = _Chunk(), 0
         for some in self._texts():
-            chunk.indexes.extend(some.indexes)
-            chunk.texts.extend(some.texts)
-            characters += sum([len(one.text) for one in some.texts])
+            chunk.extend(some)
+            characters += sum(map(len, some.texts.texts))
             if len(chunk.indexes) >= CHUNK_ROWS or characters >= CHUNK_CHARACTERS:
                 yield chunk
-                chunk, characters = _Chunk([], []), 0
+                chunk, characters = _Chunk(), 0
         if chunk.indexes:
             yield chunk
 
-    def check(self, chunk: _Chunk) -> None:
-        """Compare what is to be compared and is in `chunk` with the reference."""
-        if self._tools.encoder is self._tools.reference or not self._to_check:
+    def check(self, chunk: _Chunk, rows: EncodedRows) -> None:
+        """Compare what is to be compared and is in `chunk`, encoded as `rows`, with the template and the reference.
+
+        Raises EngineDiffers.
+        """
+        if not self._tools.are_checked or not self._to_compare:
             return
-        for index, side, expected in self._to_check:
-            found = chunk.texts[chunk.indexes.index(index) * self._per_row + side]
-            if (found.text, found.spans) != expected:
-                raise EngineDiffers(f"rendered without the template: {found.text[:80]!r}")
-        self._tools.check([beginning_of(one, CHECKED_CHARACTERS) for _, _, one in self._to_check])
-        self._to_check.clear()
+        places = [chunk.indexes.index(index) * self._per_row + side for index, side, _ in self._to_compare]
+        expected = [one for _, _, one in self._to_compare]
+        for place, one in zip(places, expected, strict=True):
+            if chunk.texts.texts[place] != one.text:
+                raise EngineDiffers(f"rendered without the template: {one.text[:80]!r}")
+        self._tools.check_rows(rows.take(np.asarray(places)), expected)
+        self._to_compare.clear()
 
     def _texts(self) -> Iterator[_Chunk]:
         """The wanted rows as text. After the first row that cannot be used the others are only looked at."""
         for block in self._wanted_blocks():
-            # What is compared with the reference goes row by row, and whatever else of its block.
-            may_be_quick = self._num_checked >= CHECKED_ROWS and not self.num_problems
-            quick = self._quick_texts(block.rows) if may_be_quick else None
-            yield self._texts_by_row(block) if quick is None else _Chunk(list(block.indexes), list(quick))
+            compared, others = block.parted(CHECKED_ROWS - self._num_compared)
+            if compared.rows:
+                yield self._texts_by_row(compared, is_compared=not self.num_problems)
+            if others.rows:
+                goes_by_row = self.num_problems or self._looks_closely
+                quick = None if goes_by_row else self._quick_texts(others.rows)
+                yield self._texts_by_row(others) if quick is None else _Chunk(list(others.indexes), quick)
 
-    def _texts_by_row(self, block: _WantedBlock) -> _Chunk:
-        chunk = _Chunk([], [])
+    def _texts_by_row(self, block: _WantedBlock, is_compared: bool = False) -> _Chunk:
+        """Row by row. What `is_compared` is also rendered by the template, to be compared when it is encoded."""
+        chunk = _Chunk()
         for index, number, content in zip(block.indexes, block.numbers, block.rows, strict=True):
             try:
                 texts = self._read(content)
-                if self._num_checked < CHECKED_ROWS and not self.num_problems:
-                    self._to_check += [(index, side, one) for side, one in enumerate(self._expected(content))]
-                    self._num_checked += 1
+                if self._looks_closely:
+                    b"".join(map(str.encode, texts.texts))
+                if is_compared and not self.num_problems:
+                    self._to_compare += [(index, side, one) for side, one in enumerate(self._expected(content))]
+                    self._num_compared += 1
             except BrokenPlugin:  # a ValueError too, but no fault of the row
                 raise
             except RenderingFailed as error:
@@ -219,8 +266,7 @@ class _PartInWork:
                 self._add_problem(number, f"format `{self._source.format.name}`: {error}")
             else:
                 if not self.num_problems:
-                    chunk.indexes.append(index)
-                    chunk.texts.extend(texts)
+                    chunk.extend(_Chunk([index], texts))
         return chunk
 
     def _wanted_blocks(self) -> Iterator[_WantedBlock]:
@@ -238,23 +284,22 @@ class _PartInWork:
                 yield _WantedBlock(list(compress(indexes, wanted)), list(numbers), list(rows))
             start = end
 
-    def _quick_texts(self, rows: Sequence[Row | BadRow]) -> list[Filled] | None:
+    def _quick_texts(self, rows: Sequence[Row | BadRow]) -> TextBatch | None:
         """The texts of rows, where a look at them is enough, without conversations made in between."""
         if self._readers.quick is None or not self._tools.renderer.has_skeletons:
             return None
         plain = self._readers.quick(rows)
-        try:
-            return None if plain is None else self._tools.renderer.fill(*plain, self._source.spec.train_on)
-        except UnicodeEncodeError:  # half of a surrogate pair: which row has it is found one by one
-            return None
+        return None if plain is None else self._tools.renderer.fill(*plain, self._source.spec.train_on)
 
-    def _read(self, content: Row | BadRow) -> Sequence[Text]:
+    def _read(self, content: Row | BadRow) -> TextBatch:
         """The texts of one row."""
         quick = self._quick_texts([content])
         if quick is not None:
             return quick
-        train_on, renderer = self._source.spec.train_on, self._tools.renderer
-        return [renderer.render(one, train_on) for one in self._readers.thorough(content)]
+        texts, train_on = TextBatch(), self._source.spec.train_on
+        for conversation in self._readers.thorough(content):
+            texts.extend(self._tools.renderer.render(conversation, train_on))
+        return texts
 
     def _expected(self, content: Row | BadRow) -> list[Rendered]:
         """The same by the template itself."""

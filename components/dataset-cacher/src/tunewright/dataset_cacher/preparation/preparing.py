@@ -117,7 +117,7 @@ def _choose_tools(work: Work) -> tuple[Tools, Checked]:
     try:
         tools = Tools.make(work.inputs, FAST)
         if tools.encoder.is_fast:
-            return tools, tools.check()
+            return tools, tools.check_adversarial()
         reason = "its tokens do not spell out the bytes of the text"
     except EngineDiffers as difference:
         _say_fallback(work, difference)

@@ -52,7 +52,7 @@ def make_row_reader(source: SourceInputs) -> RowReader:
 class PlainRows(NamedTuple):
     """Rows of roles and contents and nothing else: the messages of all of them, one row behind the other."""
 
-    roles: list[str]
+    roles: tuple[str, ...]
     contents: list[str]
     ends: list[int]
     """Where the messages of each row end."""
@@ -96,8 +96,10 @@ def _plain_rows(given: list[Any]) -> PlainRows | None:
     messages = list(chain.from_iterable(given))
     if set(map(type, messages)) != {dict} or set(map(len, messages)) != {_PLAIN_SIZE}:
         return None
-    rows = PlainRows(list(map(_OF_ROLE, messages)), list(map(_OF_CONTENT, messages)), list(accumulate(map(len, given))))
-    return rows if set(map(type, chain(rows.roles, rows.contents))) == {str} else None
+    roles, contents = tuple(map(_OF_ROLE, messages)), list(map(_OF_CONTENT, messages))
+    if set(map(type, chain(roles, contents))) != {str}:
+        return None
+    return PlainRows(roles, contents, list(accumulate(map(len, given))))
 
 
 def _with_plain_prompt(messages: list[Any], prompt: str) -> list[Any]:

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tunewright.dataset_cacher.chat.skeletons import Text
 from tunewright.dataset_cacher.tokens.engines import TokenBatch
 from tunewright.dataset_cacher.tokens.layout import Layout, Runs
 
@@ -58,14 +57,12 @@ class ByteAlignment:
     def _most_bytes(self) -> int:
         return int(self.num_bytes.max(initial=0))
 
-    def fits(
-        self, texts: Sequence[Text], layout: Layout, batch: TokenBatch, token_ends: TokenEnds
-    ) -> NDArray[np.bool_]:
+    def fits(self, texts: Sequence[str], layout: Layout, batch: TokenBatch, token_ends: TokenEnds) -> NDArray[np.bool_]:
         """For each text whether its tokens stand for its bytes one for one."""
         text_ends = np.where(batch.ends > 0, token_ends[batch.ends - 1], 0) if len(token_ends) else batch.ends
         fits: NDArray[np.bool_] = np.diff(text_ends, prepend=0) == layout.sizes
         if self.is_composed:
-            fits &= [one.text.isascii() or unicodedata.is_normalized("NFC", one.text) for one in texts]
+            fits &= [text.isascii() or unicodedata.is_normalized("NFC", text) for text in texts]
         return fits
 
     def trained_runs(self, spans: Runs, batch: TokenBatch, token_ends: TokenEnds) -> Runs:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from tokenizers import AddedToken, Tokenizer
 
 from tunewright.contracts.errors import InvalidExperiment, Problem
-from tunewright.dataset_cacher.chat.masking import CharSpan
-from tunewright.dataset_cacher.chat.skeletons import Text
+from tunewright.dataset_cacher.chat.masking import CharSpan, Rendered
+from tunewright.dataset_cacher.chat.texts import TextBatch
 from tunewright.dataset_cacher.tokens.alignment import find_alignment, vocabulary_size_of
+from tunewright.dataset_cacher.tokens.anchors import Anchors
 from tunewright.dataset_cacher.tokens.engines import REFERENCE, Engine, TokenBatch
-from tunewright.dataset_cacher.tokens.layout import Runs, layout_of
+from tunewright.dataset_cacher.tokens.layout import Runs, in_bytes, layout_of, rendered_of
 from tunewright.dataset_cacher.tokens.ragged import gather, starts_of
 from tunewright.dataset_cacher.tokens.tokenizer_files import TokenizerFiles
 
@@ -55,10 +56,6 @@ class EncodedRows:
         spans = gather(self.spans, starts_of(self.num_bounds)[rows], num_bounds)
         return EncodedRows(ids, lengths, spans, num_bounds, self.is_truncated[rows])
 
-    def cast(self, id_type: np.dtype[Any]) -> EncodedRows:
-        """The same with ids of another type."""
-        return replace(self, ids=self.ids.astype(id_type, copy=False))
-
     @classmethod
     def none(cls, id_type: np.dtype[Any]) -> EncodedRows:
         """No rows."""
@@ -82,29 +79,36 @@ class Encoder:
         self.id_type = np.dtype(smallest_unsigned_type(self.vocabulary_size))
         # Where tokens cannot be aligned with the text by themselves, only the reference knows what each one covers.
         self._alignment = find_alignment(pipeline) if engine.name != REFERENCE else None
+        self._anchors = None if self._alignment is None else Anchors(pipeline, self._alignment)
 
     @property
     def is_fast(self) -> bool:
         """Whether anything is left to the engine: without an alignment the reference encodes every row."""
         return self._alignment is not None
 
-    def encode(self, texts: Sequence[Text], max_length_tokens: int) -> EncodedRows:
+    def encode(self, texts: TextBatch, max_length_tokens: int) -> EncodedRows:
         """Each text's tokens, cut at the right end; a token counts where any character of it does."""
-        if self._alignment is None:
-            return self._encode_by_reference(texts, max_length_tokens)
-        batch, layout = self.engine.encode([one.text for one in texts]), layout_of(texts)
-        token_ends = self._alignment.token_ends(batch)
-        fits = self._alignment.fits(texts, layout, batch, token_ends)
+        if self._alignment is None or self._anchors is None:
+            return self._encode_by_reference(rendered_of(texts), max_length_tokens)
+        batch = self.engine.encode(texts.texts).cast(self.id_type)
+        runs = self._anchors.trained_runs(texts.skeletons, batch)
+        if runs is not None:
+            return cut(batch, runs, max_length_tokens)
+        layout, token_ends = in_bytes(layout_of(texts), texts.texts), self._alignment.token_ends(batch)
+        fits = self._alignment.fits(texts.texts, layout, batch, token_ends)
         if fits.all():
-            runs = self._alignment.trained_runs(layout.spans, batch, token_ends)
-            return cut(batch, runs, max_length_tokens).cast(self.id_type)
+            return cut(batch, self._alignment.trained_runs(layout.spans, batch, token_ends), max_length_tokens)
         # A text that the tokenizer rewrites: rare, so what was encoded of the batch is not worth keeping.
-        ways = ((self.encode, np.flatnonzero(fits)), (self._encode_by_reference, np.flatnonzero(~fits)))
-        parts = [encode([texts[row] for row in rows.tolist()], max_length_tokens) for encode, rows in ways if len(rows)]
+        rendered, parts = rendered_of(texts), []
+        if fits.any():
+            fitting = TextBatch.of([rendered[row] for row in np.flatnonzero(fits).tolist()])
+            parts.append(self.encode(fitting, max_length_tokens))
+        others = [rendered[row] for row in np.flatnonzero(~fits).tolist()]
+        parts.append(self._encode_by_reference(others, max_length_tokens))
         back = np.argsort(np.argsort(~fits, kind="stable"))
-        return EncodedRows.concatenate(parts).take(back).cast(self.id_type)
+        return EncodedRows.concatenate(parts).take(back)
 
-    def _encode_by_reference(self, texts: Sequence[Text], max_length_tokens: int) -> EncodedRows:
+    def _encode_by_reference(self, texts: Sequence[Rendered], max_length_tokens: int) -> EncodedRows:
         """By the engine that reports the characters of each token."""
         if not texts:
             return EncodedRows.none(self.id_type)
@@ -118,9 +122,9 @@ class Encoder:
             numbers.append(np.full(len(runs), number))
             starts.append(runs[:, 0])
             stops.append(runs[:, 1])
-        batch = TokenBatch(np.concatenate(ids), ends)
+        batch = TokenBatch(np.concatenate(ids), ends).cast(self.id_type)
         runs = Runs(np.concatenate(numbers), np.concatenate(starts), np.concatenate(stops))
-        return cut(batch, runs, max_length_tokens).cast(self.id_type)
+        return cut(batch, runs, max_length_tokens)
 
 
 def cut(batch: TokenBatch, runs: Runs, max_length_tokens: int) -> EncodedRows:

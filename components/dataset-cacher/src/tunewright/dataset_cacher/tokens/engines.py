@@ -29,8 +29,8 @@ ENGINES = (FAST, REFERENCE)
 class TokenBatch:
     """The tokens of several texts, one behind the other."""
 
-    ids: NDArray[np.uint32]
-    """Shape (tokens,)."""
+    ids: NDArray[Any]
+    """Shape (tokens,), of an unsigned type."""
 
     ends: NDArray[np.int64]
     """Shape (texts,): where each text's tokens end in `ids`."""
@@ -39,6 +39,10 @@ class TokenBatch:
     def counts(self) -> NDArray[np.int64]:
         """Tokens of each text."""
         return np.diff(self.ends, prepend=0)
+
+    def cast(self, id_type: np.dtype[Any]) -> TokenBatch:
+        """The same with ids of another type."""
+        return TokenBatch(self.ids.astype(id_type, copy=False), self.ends)
 
 
 class Engine(Protocol):

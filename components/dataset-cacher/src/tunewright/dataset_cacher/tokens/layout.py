@@ -1,15 +1,16 @@
-"""Where in the bytes of a batch its texts and what is trained of them are: skeletons once for all texts they made."""
+"""Where the texts of a batch and what is trained of them are: told once for all texts that share a skeleton."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import accumulate, chain, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tunewright.dataset_cacher.chat.skeletons import Filled, Frame, Text, frame_of
+from tunewright.dataset_cacher.chat.masking import CharSpan, Rendered
+from tunewright.dataset_cacher.chat.texts import TextBatch
 from tunewright.dataset_cacher.tokens.ragged import starts_of
 
 
@@ -29,77 +30,75 @@ class Runs:
 
 @dataclass(frozen=True)
 class Layout:
-    """The bytes of a batch."""
+    """Where texts that lie one behind the other are: in characters or in bytes, as it was asked for."""
 
     sizes: NDArray[np.int64]
-    """Shape (texts,): bytes of each text."""
+    """Shape (texts,)."""
 
     spans: Runs
-    """What is trained, in bytes from the beginning of the batch."""
+    """What is trained, from the beginning of the first text."""
 
 
-def layout_of(texts: Sequence[Text]) -> Layout:
-    """Sizes and spans of a batch, in bytes."""
-    if not texts:
-        nothing = np.zeros(0, np.int64)
-        return Layout(nothing, Runs(nothing, nothing, nothing))
-    frames = [text.skeleton.frame if type(text) is Filled else frame_of(text.text, text.spans) for text in texts]
-    content_sizes = [text.num_bytes if type(text) is Filled else () for text in texts]
-    distinct = {id(frame): frame for frame in frames}
+def layout_of(batch: TextBatch) -> Layout:
+    """Sizes and spans of a batch, in characters: what its skeletons tell, with no step for each text."""
+    distinct = dict(zip(map(id, batch.skeletons), batch.skeletons, strict=True))
+    skeletons = list(distinct.values())
     numbers = dict(zip(distinct, range(len(distinct)), strict=True))
-    frame_numbers = np.fromiter(map(numbers.__getitem__, map(id, frames)), np.int64, len(frames))
-    num_spans, bounds = _bounds_of(list(distinct.values()), frame_numbers)
-    return _placed(
-        _Frames(
-            fixed_sizes=np.asarray([frame.num_bytes for frame in distinct.values()], np.int64)[frame_numbers],
-            content_sizes=np.fromiter(chain.from_iterable(content_sizes), np.int64),
-            num_contents=np.fromiter(map(len, content_sizes), np.int64, len(texts)),
-            num_spans=num_spans,
-            bounds=bounds,
-        )
-    )
+    skeleton_of = np.fromiter(map(numbers.__getitem__, map(id, batch.skeletons)), np.int64, len(batch))
+    # All contents lie in one row: what is before a place in a text is a difference of two sums.
+    up_to = np.concatenate(([0], np.cumsum(np.asarray(batch.content_sizes, np.int64))))
+    num_slots = np.asarray([len(one.slots) for one in skeletons], np.int64)[skeleton_of]
+    last_slots = np.cumsum(num_slots)
+    first_slots = last_slots - num_slots
+    fixed_sizes = np.asarray([one.num_characters for one in skeletons], np.int64)[skeleton_of]
+    sizes = fixed_sizes + up_to[last_slots] - up_to[first_slots]
+    rows, bounds = spread([one.spans for one in skeletons], skeleton_of, 4)
+    origins, first_slots = (starts_of(sizes) - up_to[first_slots])[rows], first_slots[rows]
+    fixed_start, slots_start, fixed_end, slots_end = bounds.T
+    starts = origins + fixed_start + up_to[first_slots + slots_start]
+    ends = origins + fixed_end + up_to[first_slots + slots_end]
+    holds = starts < ends
+    return Layout(sizes, Runs(rows[holds], starts[holds], ends[holds]))
 
 
-def _bounds_of(distinct: Sequence[Frame], frame_numbers: NDArray[np.int64]) -> tuple[NDArray[np.int64], ...]:
-    """How many spans each text has, and the bounds of all of them: those of its frame."""
-    bounds = np.asarray(list(chain.from_iterable(frame.bounds for frame in distinct)), np.int64).reshape(-1, 4)
-    of_frames = np.asarray([len(frame.bounds) // 4 for frame in distinct], np.int64)
-    num_spans = of_frames[frame_numbers]
-    offsets = starts_of(of_frames)[frame_numbers] - starts_of(num_spans)
-    return num_spans, bounds[np.repeat(offsets, num_spans) + np.arange(num_spans.sum())]
+def spread(
+    of_kinds: Sequence[Sequence[Sequence[int]]], kinds: NDArray[np.int64], width: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """What each of several things has that has what its kind has: tuples of `width` numbers.
+
+    Gives for each tuple the thing, ascending, and the tuples. Shapes (tuples,) and (tuples, width).
+    """
+    counts = np.asarray([len(mine) for mine in of_kinds], np.int64)
+    table = np.asarray(list(chain.from_iterable(of_kinds)), np.int64).reshape(-1, width)
+    num_each = counts[kinds]
+    things = np.repeat(np.arange(len(kinds)), num_each)
+    places = (starts_of(counts)[kinds] - starts_of(num_each))[things] + np.arange(len(things))
+    return things, table[places]
 
 
-@dataclass(frozen=True)
-class _Frames:
-    """What the texts of a batch are made of."""
-
-    fixed_sizes: NDArray[np.int64]
-    """Shape (texts,): bytes of each that are no content."""
-
-    content_sizes: NDArray[np.int64]
-    """Bytes of the contents of all texts."""
-
-    num_contents: NDArray[np.int64]
-    """Shape (texts,): how many of them are each text's."""
-
-    num_spans: NDArray[np.int64]
-    """Shape (texts,): how many of `bounds` are each text's."""
-
-    bounds: NDArray[np.int64]
-    """Shape (spans, 4): for start and end, the bytes of fixed text before it, and the contents before it."""
+def in_bytes(layout: Layout, texts: Sequence[str]) -> Layout:
+    """A layout in characters as one in bytes of UTF-8."""
+    wide = [number for number, text in enumerate(texts) if not text.isascii()]
+    if not wide:
+        return layout
+    spans, firsts, sizes = layout.spans, starts_of(layout.sizes), layout.sizes.copy()
+    starts, ends = (places - firsts[spans.texts] for places in (spans.starts, spans.ends))
+    edges = np.searchsorted(spans.texts, [wide, [number + 1 for number in wide]]).T.tolist()
+    for number, (first, last) in zip(wide, edges, strict=True):
+        places = np.stack((starts[first:last], ends[first:last]), axis=1).ravel().tolist()
+        pieces = (len(texts[number][start:end].encode()) for start, end in pairwise([0, *places, len(texts[number])]))
+        *found, sizes[number] = accumulate(pieces)
+        starts[first:last], ends[first:last] = found[::2], found[1::2]
+    firsts = starts_of(sizes)[spans.texts]
+    return Layout(sizes, Runs(spans.texts, starts + firsts, ends + firsts))
 
 
-def _placed(frames: _Frames) -> Layout:
-    """All contents lie in one row: what is before a place in a text is a difference of two sums."""
-    up_to = np.concatenate(([0], np.cumsum(frames.content_sizes)))
-    ends = np.cumsum(frames.num_contents)
-    firsts = ends - frames.num_contents
-    sizes = frames.fixed_sizes + up_to[ends] - up_to[firsts]
-    numbers = np.repeat(np.arange(len(sizes)), frames.num_spans)
-    origins = (np.cumsum(sizes) - sizes - up_to[firsts])[numbers]
-    first_contents = firsts[numbers]
-    fixed_start, start, fixed_end, end = frames.bounds.T
-    starts = origins + fixed_start + up_to[first_contents + start]
-    stops = origins + fixed_end + up_to[first_contents + end]
-    holds = starts < stops
-    return Layout(sizes, Runs(numbers[holds], starts[holds], stops[holds]))
+def rendered_of(batch: TextBatch) -> list[Rendered]:
+    """The same texts, each with its spans."""
+    layout = layout_of(batch)
+    spans: list[list[CharSpan]] = [[] for _ in batch.texts]
+    firsts = starts_of(layout.sizes)[layout.spans.texts]
+    columns = layout.spans.texts, layout.spans.starts - firsts, layout.spans.ends - firsts
+    for number, start, end in zip(*(column.tolist() for column in columns), strict=True):
+        spans[number].append((start, end))
+    return [Rendered(text, tuple(mine)) for text, mine in zip(batch.texts, spans, strict=True)]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tunewright.dataset_cacher.chat.masking import Rendered
-from tunewright.dataset_cacher.chat.skeletons import Text
+from tunewright.dataset_cacher.chat.texts import TextBatch
 from tunewright.dataset_cacher.tokens.encoding import EncodedRows, Encoder
 
 ADVERSARIAL = (
@@ -47,22 +47,28 @@ def adversarial_texts(special_tokens: Sequence[str]) -> list[Rendered]:
     return [Rendered(text, _thirds(text)) for text in texts]
 
 
-def beginning_of(text: Text, num_characters: int) -> Rendered:
+def beginning_of(text: Rendered, num_characters: int) -> Rendered:
     """The first characters of a text, with what is trained of them."""
     spans = [(start, min(end, num_characters)) for start, end in text.spans if start < num_characters]
     return Rendered(text.text[:num_characters], tuple(spans))
 
 
-def check_engine(fast: Encoder, reference: Encoder, texts: Sequence[Text], max_length_tokens: int) -> Checked:
+def check_engine(fast: Encoder, reference: Encoder, texts: Sequence[Rendered], max_length_tokens: int) -> Checked:
     """Compare the two on `texts`. Raises EngineDiffers."""
     if not texts:
         return Checked()
-    found, expected = (encoder.encode(texts, max_length_tokens) for encoder in (fast, reference))
+    batch = TextBatch.of(texts)
+    expected = reference.encode(batch, max_length_tokens)
+    compare(fast.encode(batch, max_length_tokens), expected, texts)
+    return Checked(len(texts), len(expected.ids))
+
+
+def compare(found: EncodedRows, expected: EncodedRows, texts: Sequence[Rendered]) -> None:
+    """Compare two encodings of `texts`. Raises EngineDiffers."""
     if not _are_equal(found, expected):
         differing = next(number for number in range(len(texts)) if not _are_equal(*_row(number, found, expected)))
         text = texts[differing].text
         raise EngineDiffers(repr(text if len(text) <= 80 else text[:80] + "..."))
-    return Checked(len(texts), len(expected.ids))
 
 
 def _row(number: int, *encoded: EncodedRows) -> tuple[EncodedRows, ...]:

@@ -1,0 +1,152 @@
+"""Which tokens are trained, told by the special tokens of a template: shorter than to measure every token of a text.
+
+Nothing merges across a special token. Where a template writes one in front of each place at which training begins or
+ends, with nothing but fixed text between the two, that token is found among the ids, and the few tokens of the fixed
+text are all that has to be measured. A text whose contents have special tokens of their own is not told so.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers.pre_tokenizers import ByteLevel
+
+from tunewright.dataset_cacher.chat.texts import Skeleton
+from tunewright.dataset_cacher.tokens.alignment import ByteAlignment, joined
+from tunewright.dataset_cacher.tokens.engines import TokenBatch
+from tunewright.dataset_cacher.tokens.layout import Runs, spread
+from tunewright.dataset_cacher.tokens.ragged import starts_of
+
+
+@dataclass(frozen=True)
+class _Anchored:
+    """What is known of a skeleton."""
+
+    num_anchors: int
+    spans: tuple[tuple[int, int, int, int], ...]
+    """What is trained: for start and end, the number of the anchor before it, and the bytes between the two."""
+
+
+class Anchors:
+    """The added tokens of a byte-level tokenizer, by which places in texts are found among their tokens."""
+
+    def __init__(self, pipeline: Mapping[str, Any], alignment: ByteAlignment) -> None:
+        """`pipeline` is the tokenizer's `tokenizer.json`, and `alignment` what is known of its tokens."""
+        self._ids: dict[str, int] = {token["content"]: token["id"] for token in pipeline["added_tokens"]}
+        # Of two that begin alike the longer one is found.
+        self._pattern = re.compile("|".join(map(re.escape, sorted(self._ids, key=len, reverse=True))))
+        self._num_bytes = alignment.num_bytes
+        self._is_composed = alignment.is_composed
+        has_bytes = pipeline["model"]["vocab"].keys() >= set(ByteLevel.alphabet())
+        self._are_usable = bool(self._ids) and has_bytes and alignment.trimming is None
+        self._known: dict[Skeleton, _Anchored | None] = {}
+        self._anchor_ids = np.zeros(0, dtype=np.int64)
+
+    def trained_runs(self, skeletons: Sequence[Skeleton], batch: TokenBatch) -> Runs | None:
+        """The tokens any byte of which is trained, given what each text came about by. None where it is not told so."""
+        if not self._are_usable:
+            return None
+        distinct = dict(zip(map(id, skeletons), skeletons, strict=True))
+        anchored = [found for one in distinct.values() if (found := self._anchored(one)) is not None]
+        if len(anchored) < len(distinct):
+            return None
+        numbers = dict(zip(distinct, range(len(distinct)), strict=True))
+        kinds = np.fromiter(map(numbers.__getitem__, map(id, skeletons)), np.int64, len(skeletons))
+        expected = np.asarray([one.num_anchors for one in anchored], np.int64)[kinds]
+        places = self._places(batch.ids)
+        if not np.array_equal(np.searchsorted(places, batch.ends), np.cumsum(expected)):
+            return None  # a content has an anchor too
+        texts, spans = spread([one.spans for one in anchored], kinds, 4)
+        first_anchors = starts_of(expected)[texts]
+        first_tokens, end_tokens = (places[first_anchors + spans[:, column]] + 1 for column in (0, 2))
+        starts = self._behind(first_tokens, spans[:, 1], batch, is_whole=True)
+        ends = self._behind(end_tokens, spans[:, 3], batch, is_whole=False)
+        return joined(Runs(texts, starts, ends))
+
+    def _places(self, ids: NDArray[Any]) -> NDArray[np.int64]:
+        """Where anchors are."""
+        anchors = self._anchor_ids.astype(ids.dtype)
+        if not len(anchors):
+            return np.zeros(0, np.int64)
+        first, last = anchors[0], anchors[-1]
+        places = np.flatnonzero((ids - first if first else ids) <= last - first)  # what is below wraps around
+        return places if last - first == len(anchors) - 1 else places[np.isin(ids[places], anchors)]
+
+    def _behind(
+        self, tokens: NDArray[np.int64], num_bytes: NDArray[np.int64], batch: TokenBatch, is_whole: bool
+    ) -> NDArray[np.int64]:
+        """The tokens that follow when so many bytes from `tokens` on are left behind.
+
+        A token that is only begun by then is left behind too, unless they must be whole.
+        """
+        tokens, left = tokens.copy(), num_bytes.copy()
+        while True:  # as often as the longest of the fixed texts has tokens
+            # Behind the last token of all the last one is looked at again, for nothing: no bytes are left there.
+            sizes = self._num_bytes[batch.ids[np.minimum(tokens, len(batch.ids) - 1)]]
+            goes_on = sizes <= left if is_whole else left > 0
+            if not goes_on.any():
+                return tokens
+            tokens += goes_on
+            left -= sizes * goes_on
+
+    def _anchored(self, skeleton: Skeleton) -> _Anchored | None:
+        if not skeleton.slots:  # a text that nothing else shares: to look through it would take longer
+            return None
+        if skeleton not in self._known:
+            self._known[skeleton] = self._anchor(skeleton)
+        return self._known[skeleton]
+
+    def _anchor(self, skeleton: Skeleton) -> _Anchored | None:
+        literals = skeleton.literals
+        found = [(piece, match) for piece, text in enumerate(literals) for match in self._pattern.finditer(text)]
+        tokens = {match[0] for _, match in found}
+        if not all(map(self._is_clear, tokens)):
+            return None
+        self._anchor_ids = np.union1d(self._anchor_ids, [self._ids[token] for token in tokens]).astype(np.int64)
+        before = [0]
+        for literal in literals:
+            before.append(before[-1] + len(literal))
+
+        def anchored(place: int, piece: int) -> tuple[int, int] | None:
+            """The anchor of a place in a piece of fixed text, and how many bytes are between them."""
+            inside = place - before[piece]
+            for number in reversed(range(len(found))):
+                where, match = found[number]
+                if where == piece and match.end() <= inside:
+                    return self._reaching(number, literals[piece][match.end() : inside])
+            return None
+
+        spans = []
+        for start, first_slot, end, last_slot in skeleton.spans:
+            bounds = anchored(start, first_slot), anchored(end, last_slot)
+            if bounds[0] is None or bounds[1] is None:
+                return None
+            spans.append((*bounds[0], *bounds[1]))
+        return _Anchored(len(found), tuple(spans))
+
+    def _reaching(self, anchor: int, text: str) -> tuple[int, int] | None:
+        """An anchor with the fixed text behind it, up to a place, where that text is always spelled the same.
+
+        Where characters are composed, the last one might be with the first of a content, but for white space.
+        """
+        is_fixed = not self._is_composed or not text or (text.isascii() and text[-1].isspace())
+        return (anchor, len(text.encode())) if is_fixed else None
+
+    def _is_clear(self, token: str) -> bool:
+        """Whether `token`, where it is written, is always found: no other added token can begin or end within it."""
+        return not (self._is_composed and not token.isascii()) and not any(
+            _overlap(token, other) for other in self._ids
+        )
+
+
+def _overlap(one: str, other: str) -> bool:
+    """Whether a text can have both so that they share a character, but for the same token at the same place."""
+    if one != other and (one in other or other in one):
+        return True
+    lengths = range(1, min(len(one), len(other)))
+    return any(one.endswith(other[:length]) or other.endswith(one[:length]) for length in lengths)
