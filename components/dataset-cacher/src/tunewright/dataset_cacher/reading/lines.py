@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from typing import IO
 
-from tunewright.dataset_cacher.reading.opening import HashedBytes, open_bytes, read_into, read_range
+from tunewright.dataset_cacher.reading.opening import HashedBytes, open_bytes, open_range, read_into
 from tunewright.dataset_cacher.reading.scans import PART_BYTES, BadRow, NumberedRow, Part, RowBlock, Scan, checked_row
 from tunewright.dataset_cacher.reading.sources import SourceFile
 
@@ -30,7 +30,7 @@ def scan_lines(file: SourceFile) -> Scan:
     parts, row, line, start = [], 0, 1, 0
     with open_bytes(file) as raw:
         hashed = HashedBytes(raw)
-        for block in _line_blocks(hashed):
+        for block in _line_blocks(hashed, PART_BYTES):
             num_lines, num_rows = _count_lines(block)
             if num_rows:
                 parts.append(Part(row, num_rows, start, start + len(block), line))
@@ -40,39 +40,43 @@ def scan_lines(file: SourceFile) -> Scan:
 
 def read_lines_between(file: SourceFile, part: Part) -> Iterator[RowBlock]:
     """The rows of a part of an uncompressed file."""
-    return _parsed_lines(read_range(file, part.start, part.end), part.first_line)
+    with open_range(file, part.start, part.end) as content:
+        yield from read_lines(content, part.first_line)
 
 
 def count_line_rows(content: IO[bytes]) -> int:
     """How many rows `read_lines` gives."""
-    return sum(_count_lines(block)[1] for block in _line_blocks(content))
+    return sum(_count_lines(block)[1] for block in _line_blocks(content, PART_BYTES))
 
 
-def read_lines(content: IO[bytes]) -> Iterator[RowBlock]:
-    """All rows of a stream, from its start."""
-    line = 1
-    for block in _line_blocks(content):
-        content_of_block = bytes(block)
-        yield from _parsed_lines(content_of_block, line)
-        line += content_of_block.count(b"\n")
+def read_lines(content: IO[bytes] | io.RawIOBase, first_line: int = 1) -> Iterator[RowBlock]:
+    """All rows of a stream of whole lines, from where it is."""
+    for block in _line_blocks(content, BLOCK_BYTES):
+        lines = _cut_lines(block, len(_BYTE_ORDER_MARK) if first_line == 1 and _starts_marked(block) else 0)
+        yield _parsed(lines, first_line)
+        first_line += len(lines)
 
 
-def _line_blocks(stream: IO[bytes] | io.RawIOBase) -> Iterator[memoryview]:
-    """The stream in blocks of whole lines, as near to PART_BYTES as lines allow; a longer line makes a longer block.
+def _starts_marked(block: memoryview) -> bool:
+    return block[: len(_BYTE_ORDER_MARK)] == _BYTE_ORDER_MARK
+
+
+def _line_blocks(stream: IO[bytes] | io.RawIOBase, num_bytes: int) -> Iterator[memoryview]:
+    """The stream in blocks of whole lines, as near to `num_bytes` as lines allow; a longer line makes a longer block.
 
     Each block is gone when the next one is asked for: they share their memory.
     """
-    buffer, filled = bytearray(PART_BYTES), 0
+    buffer, filled = bytearray(num_bytes), 0
     while count := read_into(stream, memoryview(buffer)[filled:]):
         end = filled + count
         cut = buffer.rfind(b"\n", filled, end) + 1  # none before: what is left of a block is a line begun
         if cut:
             yield memoryview(buffer)[:cut]
             rest = buffer[cut:end]
-            buffer = buffer if len(buffer) == PART_BYTES else bytearray(PART_BYTES)
+            buffer = buffer if len(buffer) == num_bytes else bytearray(num_bytes)
             buffer[: len(rest)], filled = rest, len(rest)
         else:
-            buffer, filled = buffer if end < len(buffer) else buffer + bytes(PART_BYTES), end
+            buffer, filled = buffer if end < len(buffer) else buffer + bytes(num_bytes), end
     if filled:
         yield memoryview(buffer)[:filled]
 
@@ -106,26 +110,18 @@ def _count_long(buffer: bytearray, size: int) -> tuple[int, bool]:
     return num_breaks, may_be_blank
 
 
-def _parsed_lines(content: bytes, first_line: int) -> Iterator[RowBlock]:
-    """The rows of whole lines, some at a time."""
-    start = len(_BYTE_ORDER_MARK) if first_line == 1 and content.startswith(_BYTE_ORDER_MARK) else 0
-    view = memoryview(content)
-    while start < len(content):
-        lines, start = _cut_lines(content, view, start)
-        yield _parsed(lines, first_line)
-        first_line += len(lines)
-
-
-def _cut_lines(content: bytes, view: memoryview, start: int) -> tuple[list[memoryview], int]:
-    """Some lines from `start` on, which are not copied, and where the next one starts."""
-    lines, end = [], min(start + BLOCK_BYTES, len(content))
-    while start < end:
-        stop = content.find(b"\n", start)
+def _cut_lines(block: memoryview, start: int) -> list[memoryview]:
+    """The lines from `start` on, which are not copied."""
+    buffer, size = block.obj, len(block)
+    assert isinstance(buffer, bytearray)  # searched where it is
+    lines = []
+    while start < size:
+        stop = buffer.find(b"\n", start, size)
         if stop < 0:
-            stop = len(content)
-        lines.append(view[start:stop])
+            stop = size
+        lines.append(block[start:stop])
         start = stop + 1
-    return lines, start
+    return lines
 
 
 def _parsed(lines: list[memoryview], first_line: int) -> RowBlock:

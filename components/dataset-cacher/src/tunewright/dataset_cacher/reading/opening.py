@@ -63,15 +63,35 @@ def open_content(file: SourceFile) -> Iterator[IO[bytes]]:
         yield content
 
 
-def read_range(file: SourceFile, start: int, end: int) -> bytes:
-    """The bytes from `start` to `end`, fewer where the file is shorter by now."""
+@contextmanager
+def open_range(file: SourceFile, start: int, end: int) -> Iterator[IO[bytes] | io.RawIOBase]:
+    """The bytes from `start` to `end`, fewer where the file is shorter by now. Of a remote file all at once."""
     if file.is_remote:
         from tunewright.dataset_cacher.reading.remote import read_remote_range
 
-        return read_remote_range(file.location, start, end)
-    with file.path.open("rb") as stream:
-        stream.seek(start)
-        return stream.read(end - start)
+        yield io.BytesIO(read_remote_range(file.location, start, end))
+    else:
+        with file.path.open("rb", buffering=0) as stream:
+            stream.seek(start)
+            yield _Beginning(stream, end - start)
+
+
+class _Beginning(io.RawIOBase):
+    """The next bytes of another stream, and no more."""
+
+    def __init__(self, stream: io.RawIOBase, num_bytes: int) -> None:
+        self._stream: Any = stream
+        self._left = num_bytes
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Read into `buffer`. Gives the number of bytes, 0 at the end."""
+        count: int = self._stream.readinto(memoryview(buffer)[: self._left])
+        self._left -= count
+        return count
 
 
 def read_into(stream: Any, buffer: memoryview) -> int:
