@@ -96,12 +96,13 @@ class ByteAlignment:
 def joined(runs: Runs) -> Runs:
     """`runs` without empty ones, those that touch or overlap in one text as one."""
     holds = runs.ends > runs.starts
-    texts, starts, ends = runs.texts[holds], runs.starts[holds], runs.ends[holds]
-    if not len(texts):
-        return Runs(texts, starts, ends)
-    opens = np.ones(len(texts), dtype=np.bool_)
-    opens[1:] = (texts[1:] != texts[:-1]) | (starts[1:] > ends[:-1])
-    closes = np.roll(opens, -1)
+    if not holds.all():
+        runs = Runs(runs.texts[holds], runs.starts[holds], runs.ends[holds])
+    texts, starts, ends = runs.texts, runs.starts, runs.ends
+    is_continued = (texts[1:] == texts[:-1]) & (starts[1:] <= ends[:-1])
+    if not is_continued.any():  # as nearly always
+        return runs
+    opens, closes = np.append(True, ~is_continued), np.append(~is_continued, True)
     return Runs(texts[opens], starts[opens], ends[closes])
 
 

@@ -19,8 +19,11 @@ from tokenizers.pre_tokenizers import ByteLevel
 from tunewright.dataset_cacher.chat.texts import Skeleton
 from tunewright.dataset_cacher.tokens.alignment import ByteAlignment, joined
 from tunewright.dataset_cacher.tokens.engines import TokenBatch
-from tunewright.dataset_cacher.tokens.layout import Runs, spread
-from tunewright.dataset_cacher.tokens.ragged import starts_of
+from tunewright.dataset_cacher.tokens.layout import Runs
+from tunewright.dataset_cacher.tokens.ragged import TupleLists
+
+_NOT_ANCHORED = -1
+_SPAN_WIDTH = 4
 
 
 @dataclass(frozen=True)
@@ -44,25 +47,25 @@ class Anchors:
         self._is_composed = alignment.is_composed
         has_bytes = pipeline["model"]["vocab"].keys() >= set(ByteLevel.alphabet())
         self._are_usable = bool(self._ids) and has_bytes and alignment.trimming is None
-        self._known: dict[Skeleton, _Anchored | None] = {}
         self._anchor_ids = np.zeros(0, dtype=np.int64)
+        self._numbers: dict[Skeleton, int] = {}
+        self._num_anchors = np.zeros(0, dtype=np.int64)
+        self._spans = TupleLists.of([], _SPAN_WIDTH)
 
     def trained_runs(self, skeletons: Sequence[Skeleton], batch: TokenBatch) -> Runs | None:
         """The tokens any byte of which is trained, given what each text came about by. None where it is not told so."""
         if not self._are_usable:
             return None
-        distinct = dict(zip(map(id, skeletons), skeletons, strict=True))
-        anchored = [found for one in distinct.values() if (found := self._anchored(one)) is not None]
-        if len(anchored) < len(distinct):
+        numbers = self._numbers_of(skeletons)
+        if numbers is None:
             return None
-        numbers = dict(zip(distinct, range(len(distinct)), strict=True))
-        kinds = np.fromiter(map(numbers.__getitem__, map(id, skeletons)), np.int64, len(skeletons))
-        expected = np.asarray([one.num_anchors for one in anchored], np.int64)[kinds]
+        expected = self._num_anchors[numbers]
+        anchors_until = np.cumsum(expected)
         places = self._places(batch.ids)
-        if not np.array_equal(np.searchsorted(places, batch.ends), np.cumsum(expected)):
+        if (np.searchsorted(places, batch.ends) != anchors_until).any():
             return None  # a content has an anchor too
-        texts, spans = spread([one.spans for one in anchored], kinds, 4)
-        first_anchors = starts_of(expected)[texts]
+        texts, spans = self._spans.spread(numbers)
+        first_anchors = (anchors_until - expected)[texts]
         first_tokens, end_tokens = (places[first_anchors + spans[:, column]] + 1 for column in (0, 2))
         starts = self._behind(first_tokens, spans[:, 1], batch, is_whole=True)
         ends = self._behind(end_tokens, spans[:, 3], batch, is_whole=False)
@@ -94,12 +97,23 @@ class Anchors:
             tokens += goes_on
             left -= sizes * goes_on
 
-    def _anchored(self, skeleton: Skeleton) -> _Anchored | None:
-        if not skeleton.slots:  # a text that nothing else shares: to look through it would take longer
-            return None
-        if skeleton not in self._known:
-            self._known[skeleton] = self._anchor(skeleton)
-        return self._known[skeleton]
+    def _numbers_of(self, skeletons: Sequence[Skeleton]) -> NDArray[np.int64] | None:
+        """Which of the anchored skeletons each is. None where one of them is not anchored."""
+        if not self._numbers.keys() >= set(skeletons):
+            unknown = [one for one in dict.fromkeys(skeletons) if one not in self._numbers]
+            if not all(one.slots for one in unknown):  # a text that nothing else shares: not worth looking through
+                return None
+            self._learn(unknown)
+        numbers = np.asarray([self._numbers[one] for one in skeletons], dtype=np.int64)
+        return None if (numbers < 0).any() else numbers
+
+    def _learn(self, unknown: Sequence[Skeleton]) -> None:
+        for skeleton in unknown:
+            anchored = self._anchor(skeleton)
+            self._numbers[skeleton] = _NOT_ANCHORED if anchored is None else len(self._num_anchors)
+            if anchored is not None:
+                self._num_anchors = np.append(self._num_anchors, anchored.num_anchors)
+                self._spans = self._spans.with_list(anchored.spans)
 
     def _anchor(self, skeleton: Skeleton) -> _Anchored | None:
         literals = skeleton.literals

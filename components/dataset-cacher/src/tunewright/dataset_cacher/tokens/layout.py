@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate, chain, pairwise
+from itertools import accumulate, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tunewright.dataset_cacher.chat.masking import CharSpan, Rendered
 from tunewright.dataset_cacher.chat.texts import TextBatch
-from tunewright.dataset_cacher.tokens.ragged import starts_of
+from tunewright.dataset_cacher.tokens.ragged import TupleLists, starts_of
 
 
 @dataclass(frozen=True)
@@ -52,28 +52,13 @@ def layout_of(batch: TextBatch) -> Layout:
     first_slots = last_slots - num_slots
     fixed_sizes = np.asarray([one.num_characters for one in skeletons], np.int64)[skeleton_of]
     sizes = fixed_sizes + up_to[last_slots] - up_to[first_slots]
-    rows, bounds = spread([one.spans for one in skeletons], skeleton_of, 4)
+    rows, bounds = TupleLists.of([one.spans for one in skeletons], 4).spread(skeleton_of)
     origins, first_slots = (starts_of(sizes) - up_to[first_slots])[rows], first_slots[rows]
     fixed_start, slots_start, fixed_end, slots_end = bounds.T
     starts = origins + fixed_start + up_to[first_slots + slots_start]
     ends = origins + fixed_end + up_to[first_slots + slots_end]
     holds = starts < ends
     return Layout(sizes, Runs(rows[holds], starts[holds], ends[holds]))
-
-
-def spread(
-    of_kinds: Sequence[Sequence[Sequence[int]]], kinds: NDArray[np.int64], width: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """What each of several things has that has what its kind has: tuples of `width` numbers.
-
-    Gives for each tuple the thing, ascending, and the tuples. Shapes (tuples,) and (tuples, width).
-    """
-    counts = np.asarray([len(mine) for mine in of_kinds], np.int64)
-    table = np.asarray(list(chain.from_iterable(of_kinds)), np.int64).reshape(-1, width)
-    num_each = counts[kinds]
-    things = np.repeat(np.arange(len(kinds)), num_each)
-    places = (starts_of(counts)[kinds] - starts_of(num_each))[things] + np.arange(len(things))
-    return things, table[places]
 
 
 def in_bytes(layout: Layout, texts: Sequence[str]) -> Layout:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -24,3 +27,35 @@ def starts_of(lengths: NDArray[Any]) -> NDArray[np.int64]:
     """Where lists of `lengths` start when they lie one behind the other."""
     ends: NDArray[np.int64] = np.cumsum(lengths, dtype=np.int64)
     return ends - lengths.astype(np.int64)
+
+
+@dataclass(frozen=True)
+class TupleLists:
+    """Lists of tuples, all of one width, that many things share."""
+
+    tuples: NDArray[np.int64]
+    """Shape (tuples, width): those of all lists."""
+
+    lengths: NDArray[np.int64]
+    """Shape (lists,)."""
+
+    @classmethod
+    def of(cls, lists: Sequence[Sequence[Sequence[int]]], width: int) -> TupleLists:
+        """The same as arrays."""
+        tuples = np.asarray(list(chain.from_iterable(lists)), np.int64).reshape(-1, width)
+        return cls(tuples, np.asarray([len(one) for one in lists], np.int64))
+
+    def with_list(self, one: Sequence[Sequence[int]]) -> TupleLists:
+        """These lists and one more."""
+        tuples = np.asarray(one, np.int64).reshape(-1, self.tuples.shape[1])
+        return TupleLists(np.concatenate((self.tuples, tuples)), np.append(self.lengths, len(tuples)))
+
+    def spread(self, list_of: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The tuples of things, given the list of each.
+
+        Gives for each tuple the thing, ascending, and the tuples. Shapes (tuples,) and (tuples, width).
+        """
+        lengths = self.lengths[list_of]
+        things = np.repeat(np.arange(len(list_of)), lengths)
+        places = (starts_of(self.lengths)[list_of] - starts_of(lengths))[things] + np.arange(len(things))
+        return things, self.tuples[places]
