@@ -34,7 +34,7 @@ from tunewright.dataset_cacher.tokens.self_check import (
 )
 
 CHUNK_ROWS = 2048
-CHUNK_CHARACTERS = 1 << 21
+CHUNK_CHARACTERS = 1 << 22
 """What is encoded in one call: the batch is spread over all cores, and held in memory."""
 
 CHECKED_ROWS = 2
