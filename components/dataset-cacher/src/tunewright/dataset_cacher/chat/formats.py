@@ -10,13 +10,15 @@ from tunewright.contracts.dataset_plugins import DatasetFormat, Row
 
 Messages = list[dict[str, Any]]
 
+MESSAGES_COLUMN = "messages"
+
 SHAREGPT_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "chatgpt": "assistant", "bing": "assistant",
                   "bard": "assistant", "assistant": "assistant", "system": "system", "tool": "tool"}  # fmt: skip
 
 
 def read_messages(row: Row) -> Messages:
     """`{"messages": [{"role": ..., "content": ...}, ...]}`; in a CSV file, the list as JSON text."""
-    messages = _column(row, "messages")
+    messages = _column(row, MESSAGES_COLUMN)
     if isinstance(messages, str):
         try:
             messages = json.loads(messages)

@@ -30,7 +30,7 @@ class Skeleton:
 
     def in_slots(self, contents: Sequence[str]) -> Sequence[str]:
         """What goes into each slot, given the contents of all messages."""
-        if self._takes_all and len(contents) == len(self.slots):
+        if len(contents) == self._num_taken:
             return contents
         return [contents[number].strip() if strips else contents[number] for number, strips in self.slots]
 
@@ -53,9 +53,10 @@ class Skeleton:
         return sum(map(len, self.literals))
 
     @cached_property
-    def _takes_all(self) -> bool:
-        """Whether the contents of all messages go into the slots as they are, in their order."""
-        return self.slots == tuple((number, False) for number in range(len(self.slots)))
+    def _num_taken(self) -> int:
+        """How many contents go into the slots as they are, in their order, where all do. Else no number of them."""
+        takes_all = self.slots == tuple((number, False) for number in range(len(self.slots)))
+        return len(self.slots) if takes_all else -1
 
     @cached_property
     def _pieces(self) -> list[str]:

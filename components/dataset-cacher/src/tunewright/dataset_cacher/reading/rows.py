@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from itertools import accumulate, chain
-from operator import itemgetter, methodcaller
+from itertools import accumulate, chain, repeat
+from operator import contains, itemgetter, methodcaller
 from typing import Any, NamedTuple
 
 from tunewright.contracts.dataset_plugins import Row
 from tunewright.contracts.errors import BrokenPlugin
 from tunewright.contracts.plugins import load_entry
 from tunewright.dataset_cacher.chat.conversations import TOOLS_COLUMN, Conversation, Tools, make_conversation, tools_of
+from tunewright.dataset_cacher.chat.formats import MESSAGES_COLUMN, read_messages
 from tunewright.dataset_cacher.chat.pairs import make_pair
 from tunewright.dataset_cacher.inputs import SourceInputs
 from tunewright.dataset_cacher.reading.scans import BadRow
@@ -62,6 +63,7 @@ QuickReader = Callable[[Sequence[Row | BadRow]], PlainRows | None]
 """Gives what rows say, or None where one of them needs more than a look."""
 
 _OF_ROLE, _OF_CONTENT, _OF_TOOLS = itemgetter("role"), itemgetter("content"), methodcaller("get", TOOLS_COLUMN)
+_OF_MESSAGES = itemgetter(MESSAGES_COLUMN)
 _PLAIN_SIZE = 2
 
 
@@ -73,6 +75,8 @@ def make_quick_reader(source: SourceInputs) -> QuickReader | None:
     if source.format.conversations_per_row > 1:
         return None
     read_format: Callable[[Row], Any] = load_entry(source.format.entry, source.format_owner)
+    if read_format is read_messages:  # a list, as all must be that are read here, it gives as it is
+        read_format = _OF_MESSAGES
     columns, prompt = source.spec.columns, source.spec.system_prompt
 
     def read(rows: Sequence[Any]) -> PlainRows | None:
@@ -82,7 +86,8 @@ def make_quick_reader(source: SourceInputs) -> QuickReader | None:
             given = list(map(read_format, rows))
             if prompt is not None:
                 given = [_with_plain_prompt(messages, prompt) for messages in given]
-            return None if any(map(_OF_TOOLS, rows)) else _plain_rows(given)
+            has_tools = any(map(contains, rows, repeat(TOOLS_COLUMN))) and any(map(_OF_TOOLS, rows))
+            return None if has_tools else _plain_rows(given)
         except Exception:  # whatever is wrong with them, the row reader finds it too, and has the words
             return None
 
