@@ -19,6 +19,7 @@ from components.dataset_cacher.workbench import Workbench, conversation
 from tunewright.contracts.errors import InvalidDataset
 from tunewright.contracts.plugins import PluginHost, load_entry
 from tunewright.dataset_cacher.reading.lines import BLOCK_BYTES
+from tunewright.dataset_cacher.tokens.engines import ENGINE_VARIABLE
 
 USER, ANSWER = {"role": "user", "content": "why?"}, {"role": "assistant", "content": "so."}
 SYSTEM = {"role": "system", "content": "be brief"}
@@ -136,14 +137,21 @@ def test_many_bad_rows_are_counted_and_the_first_five_shown(bench: Workbench) ->
     assert [problem.path for problem in caught.value.problems] == [f"rows.jsonl:{line}" for line in range(2, 7)]
 
 
-def test_half_a_character_is_no_text_and_its_row_is_named(bench: Workbench) -> None:
+@pytest.mark.parametrize("place", [0, 1, 3])
+@pytest.mark.parametrize("engine", ["fastokens", "tokenizers"])
+def test_half_a_character_is_no_text_and_its_row_is_named(
+    engine: str, place: int, bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(ENGINE_VARIABLE, engine)
     long = "a " * BLOCK_BYTES  # more than is read at once: after the first rows, several are read together
     rows = [{"messages": json.dumps(conversation(text, "b")["messages"])} for text in (long, long, "d", "e", "f")]
-    rows[3]["messages"] = rows[3]["messages"].replace('"b"', r'"\ud800"')  # as JSON has it, in a text of its own
+    rows[place]["messages"] = rows[place]["messages"].replace(
+        '"b"', r'"\ud800"'
+    )  # as JSON has it, in a text of its own
     bench.write("rows.jsonl", rows)
     with pytest.raises(InvalidDataset) as caught:
         bench.provide({"source": "rows.jsonl"})
-    assert [problem.path for problem in caught.value.problems] == ["rows.jsonl:4"]
+    assert [problem.path for problem in caught.value.problems] == [f"rows.jsonl:{place + 1}"]
 
 
 TOOLS = [{"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}]

@@ -87,7 +87,10 @@ class Encoder:
         return self._alignment is not None
 
     def encode(self, texts: TextBatch, max_length_tokens: int) -> EncodedRows:
-        """Each text's tokens, cut at the right end; a token counts where any character of it does."""
+        """Each text's tokens, cut at the right end; a token counts where any character of it does.
+
+        Raises UnicodeEncodeError for half of a surrogate pair.
+        """
         if self._alignment is None or self._anchors is None:
             return self._encode_by_reference(rendered_of(texts), max_length_tokens)
         batch = self.engine.encode(texts.texts).cast(self.id_type)
@@ -112,6 +115,8 @@ class Encoder:
         """By the engine that reports the characters of each token."""
         if not texts:
             return EncodedRows.none(self.id_type)
+        for one in texts:
+            one.text.encode()  # for half of a surrogate pair the library has an error that could be anything
         encodings = self._tokenizer.encode_batch([one.text for one in texts], add_special_tokens=False)
         ids = [np.asarray(encoding.ids, dtype=np.uint32) for encoding in encodings]
         ends = np.cumsum([len(one) for one in ids], dtype=np.int64)

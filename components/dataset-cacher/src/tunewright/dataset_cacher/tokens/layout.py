@@ -67,15 +67,15 @@ def in_bytes(layout: Layout, texts: Sequence[str]) -> Layout:
     if not wide:
         return layout
     spans, firsts, sizes = layout.spans, starts_of(layout.sizes), layout.sizes.copy()
-    starts, ends = (places - firsts[spans.texts] for places in (spans.starts, spans.ends))
-    edges = np.searchsorted(spans.texts, [wide, [number + 1 for number in wide]]).T.tolist()
+    # Starts and ends in turn, each from the beginning of its text: they ascend.
+    places = (np.stack((spans.starts, spans.ends)) - firsts[spans.texts]).T.ravel().tolist()
+    edges = (2 * np.searchsorted(spans.texts, [wide, [number + 1 for number in wide]])).T.tolist()
     for number, (first, last) in zip(wide, edges, strict=True):
-        places = np.stack((starts[first:last], ends[first:last]), axis=1).ravel().tolist()
-        pieces = (len(texts[number][start:end].encode()) for start, end in pairwise([0, *places, len(texts[number])]))
-        *found, sizes[number] = accumulate(pieces)
-        starts[first:last], ends[first:last] = found[::2], found[1::2]
-    firsts = starts_of(sizes)[spans.texts]
-    return Layout(sizes, Runs(spans.texts, starts + firsts, ends + firsts))
+        text = texts[number]
+        bounds = pairwise([0, *places[first:last], len(text)])
+        *places[first:last], sizes[number] = accumulate([len(text[start:end].encode()) for start, end in bounds])
+    starts, ends = np.asarray(places, np.int64).reshape(-1, 2).T + starts_of(sizes)[spans.texts]
+    return Layout(sizes, Runs(spans.texts, starts, ends))
 
 
 def rendered_of(batch: TextBatch) -> list[Rendered]:
