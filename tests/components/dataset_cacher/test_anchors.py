@@ -87,16 +87,13 @@ def make_model(tokenizer: Tokenizer) -> Model:
 MODELS = {kind: make_model(ZOO[kind]()) for kind in SPELLED}
 
 
-def masker_of(template: str) -> Masker:
-    return Masker(Renderer("test", TEMPLATES[template], NAMED), SPECIAL_TOKENS)
+def make(source: str) -> tuple[Masker, SkeletonRenderer]:
+    renderer = Renderer("test", source, NAMED)
+    masker = Masker(renderer, SPECIAL_TOKENS)
+    return masker, SkeletonRenderer(masker, renderer, SPECIAL_TOKENS)
 
 
-def skeletons_of(template: str) -> SkeletonRenderer:
-    renderer = Renderer("test", TEMPLATES[template], NAMED)
-    return SkeletonRenderer(Masker(renderer, SPECIAL_TOKENS), renderer, SPECIAL_TOKENS)
-
-
-MADE = {template: (masker_of(template), skeletons_of(template)) for template in TEMPLATES}
+MADE = {template: make(source) for template, source in TEMPLATES.items()}
 
 
 def batch_of(template: str, conversations: Sequence[Conversation]) -> TextBatch:

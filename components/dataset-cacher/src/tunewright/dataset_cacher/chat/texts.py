@@ -9,6 +9,9 @@ from itertools import accumulate
 
 from tunewright.dataset_cacher.chat.masking import Rendered
 
+SPAN_WIDTH = 4
+"""Numbers that tell of a span of a skeleton where it starts and ends."""
+
 
 @dataclass(frozen=True, eq=False)
 class Skeleton:

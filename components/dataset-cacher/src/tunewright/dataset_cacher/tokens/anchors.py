@@ -10,20 +10,20 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import accumulate
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers.pre_tokenizers import ByteLevel
 
-from tunewright.dataset_cacher.chat.texts import Skeleton
+from tunewright.dataset_cacher.chat.texts import SPAN_WIDTH, Skeleton
 from tunewright.dataset_cacher.tokens.alignment import ByteAlignment, joined
 from tunewright.dataset_cacher.tokens.engines import TokenBatch
 from tunewright.dataset_cacher.tokens.layout import Runs
 from tunewright.dataset_cacher.tokens.ragged import TupleLists
 
 _NOT_ANCHORED = -1
-_SPAN_WIDTH = 4
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,13 @@ class _Anchored:
     num_anchors: int
     spans: tuple[tuple[int, int, int, int], ...]
     """What is trained: for start and end, the number of the anchor before it, and the bytes between the two."""
+
+
+class _Found(NamedTuple):
+    """An added token in a fixed text."""
+
+    piece: int
+    match: re.Match[str]
 
 
 class Anchors:
@@ -50,7 +57,7 @@ class Anchors:
         self._anchor_ids = np.zeros(0, dtype=np.int64)
         self._numbers: dict[Skeleton, int] = {}
         self._num_anchors = np.zeros(0, dtype=np.int64)
-        self._spans = TupleLists.of([], _SPAN_WIDTH)
+        self._spans = TupleLists.of([], SPAN_WIDTH)
 
     def trained_runs(self, skeletons: Sequence[Skeleton], batch: TokenBatch) -> Runs | None:
         """The tokens any byte of which is trained, given what each text came about by. None where it is not told so."""
@@ -116,40 +123,34 @@ class Anchors:
                 self._spans = self._spans.with_list(anchored.spans)
 
     def _anchor(self, skeleton: Skeleton) -> _Anchored | None:
-        literals = skeleton.literals
-        found = [(piece, match) for piece, text in enumerate(literals) for match in self._pattern.finditer(text)]
-        tokens = {match[0] for _, match in found}
+        found = [_Found(piece, match) for piece, text in enumerate(skeleton.literals)
+                 for match in self._pattern.finditer(text)]  # fmt: skip
+        tokens = {one.match[0] for one in found}
         if not all(map(self._is_clear, tokens)):
             return None
         self._anchor_ids = np.union1d(self._anchor_ids, [self._ids[token] for token in tokens]).astype(np.int64)
-        before = [0]
-        for literal in literals:
-            before.append(before[-1] + len(literal))
-
-        def anchored(place: int, piece: int) -> tuple[int, int] | None:
-            """The anchor of a place in a piece of fixed text, and how many bytes are between them."""
-            inside = place - before[piece]
-            for number in reversed(range(len(found))):
-                where, match = found[number]
-                if where == piece and match.end() <= inside:
-                    return self._reaching(number, literals[piece][match.end() : inside])
-            return None
-
-        spans = []
+        before, spans = [0, *accumulate(map(len, skeleton.literals))], []
         for start, first_slot, end, last_slot in skeleton.spans:
-            bounds = anchored(start, first_slot), anchored(end, last_slot)
-            if bounds[0] is None or bounds[1] is None:
+            behind_start = self._anchor_before(found, first_slot, start - before[first_slot])
+            behind_end = self._anchor_before(found, last_slot, end - before[last_slot])
+            if behind_start is None or behind_end is None:
                 return None
-            spans.append((*bounds[0], *bounds[1]))
+            spans.append((*behind_start, *behind_end))
         return _Anchored(len(found), tuple(spans))
 
-    def _reaching(self, anchor: int, text: str) -> tuple[int, int] | None:
-        """An anchor with the fixed text behind it, up to a place, where that text is always spelled the same.
+    def _anchor_before(self, found: Sequence[_Found], piece: int, place: int) -> tuple[int, int] | None:
+        """The last anchor before a place in a piece of fixed text, and how many bytes are between them.
 
-        Where characters are composed, the last one might be with the first of a content, but for white space.
+        None without one, or where the text between the two is not always spelled the same: where characters are
+        composed, the last one might be with the first of a content, but for white space.
         """
-        is_fixed = not self._is_composed or not text or (text.isascii() and text[-1].isspace())
-        return (anchor, len(text.encode())) if is_fixed else None
+        numbers = [number for number, one in enumerate(found) if one.piece == piece and one.match.end() <= place]
+        if not numbers:
+            return None
+        match = found[numbers[-1]].match
+        between = match.string[match.end() : place]
+        is_fixed = not self._is_composed or not between or (between.isascii() and between[-1].isspace())
+        return (numbers[-1], len(between.encode())) if is_fixed else None
 
     def _is_clear(self, token: str) -> bool:
         """Whether `token`, where it is written, is always found: no other added token can begin or end within it."""

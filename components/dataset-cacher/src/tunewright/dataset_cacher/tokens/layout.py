@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tunewright.dataset_cacher.chat.masking import CharSpan, Rendered
-from tunewright.dataset_cacher.chat.texts import TextBatch
+from tunewright.dataset_cacher.chat.texts import SPAN_WIDTH, TextBatch
 from tunewright.dataset_cacher.tokens.ragged import TupleLists, starts_of
 
 
@@ -41,10 +41,9 @@ class Layout:
 
 def layout_of(batch: TextBatch) -> Layout:
     """Sizes and spans of a batch, in characters: what its skeletons tell, with no step for each text."""
-    distinct = dict(zip(map(id, batch.skeletons), batch.skeletons, strict=True))
-    skeletons = list(distinct.values())
-    numbers = dict(zip(distinct, range(len(distinct)), strict=True))
-    skeleton_of = np.fromiter(map(numbers.__getitem__, map(id, batch.skeletons)), np.int64, len(batch))
+    skeletons = list(dict.fromkeys(batch.skeletons))
+    numbers = {skeleton: number for number, skeleton in enumerate(skeletons)}
+    skeleton_of = np.asarray([numbers[one] for one in batch.skeletons], np.int64)
     # All contents lie in one row: what is before a place in a text is a difference of two sums.
     up_to = np.concatenate(([0], np.cumsum(np.asarray(batch.content_sizes, np.int64))))
     num_slots = np.asarray([len(one.slots) for one in skeletons], np.int64)[skeleton_of]
@@ -52,7 +51,7 @@ def layout_of(batch: TextBatch) -> Layout:
     first_slots = last_slots - num_slots
     fixed_sizes = np.asarray([one.num_characters for one in skeletons], np.int64)[skeleton_of]
     sizes = fixed_sizes + up_to[last_slots] - up_to[first_slots]
-    rows, bounds = TupleLists.of([one.spans for one in skeletons], 4).spread(skeleton_of)
+    rows, bounds = TupleLists.of([one.spans for one in skeletons], SPAN_WIDTH).spread(skeleton_of)
     origins, first_slots = (starts_of(sizes) - up_to[first_slots])[rows], first_slots[rows]
     fixed_start, slots_start, fixed_end, slots_end = bounds.T
     starts = origins + fixed_start + up_to[first_slots + slots_start]
